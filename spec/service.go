@@ -1,0 +1,84 @@
+// Package spec says what a bundle declares: an OCI config.json whose dev.corsa.* annotations describe
+// how the service in it is virtualised. It turns them into a validated Service, and writes such bundles.
+package spec
+
+import "time"
+
+// AppKey says which property of a client, as the kernel reports it, names the app that it belongs to.
+type AppKey string
+
+// The app keys. Each comes from SO_PEERCRED or SO_PEERPIDFD of the client's socket, never from its payload.
+const (
+	AppKeyUID        AppKey = "uid"
+	AppKeyPID        AppKey = "pid"
+	AppKeyCgroup     AppKey = "cgroup"
+	AppKeyConnection AppKey = "connection"
+)
+
+// Concurrency says whether instances of different apps may run at the same time.
+type Concurrency string
+
+// Strict is the poster's invariant: one instance of a service is runnable at a time.
+// Parallel lets instances of different apps run together, for services without exclusive hardware.
+const (
+	Strict   Concurrency = "strict"
+	Parallel Concurrency = "parallel"
+)
+
+// CheckpointMode says what triggers a checkpoint.
+type CheckpointMode string
+
+// CheckpointEvery checkpoints after every Nth transaction, CheckpointInterval when at least Interval has
+// passed and the app has changed something since, CheckpointManual only when asked.
+const (
+	CheckpointEvery    CheckpointMode = "every"
+	CheckpointInterval CheckpointMode = "interval"
+	CheckpointManual   CheckpointMode = "manual"
+)
+
+// CheckpointPolicy is the parsed form of "every", "every=N", "interval=DURATION" or "manual".
+type CheckpointPolicy struct {
+	Mode     CheckpointMode
+	N        int           // transactions, for CheckpointEvery; at least 1
+	Interval time.Duration // for CheckpointInterval; positive
+}
+
+// CrashMode says what happens to an app whose instance died.
+type CrashMode string
+
+// CrashRestore brings the newest checkpoint back under the app's open connections; CrashRetry does so and
+// re-delivers the request, at most Retries times and only while nothing of its reply has left;
+// CrashStop leaves the app without an instance until it is restored by hand.
+const (
+	CrashRestore CrashMode = "restore"
+	CrashRetry   CrashMode = "retry"
+	CrashStop    CrashMode = "stop"
+)
+
+// CrashPolicy is the parsed form of "restore", "retry=N" or "stop".
+type CrashPolicy struct {
+	Mode    CrashMode
+	Retries int // for CrashRetry; at least 1
+}
+
+// Endpoint is a public address of the service: a unix socket path or a TCP port on a loopback address.
+type Endpoint struct {
+	Network string // "unix" or "tcp"
+	Address string // an absolute, clean path, or "127.0.0.1:6379"
+}
+
+// Service is a validated declaration of one virtualised service. The zero value is not valid; see Default.
+type Service struct {
+	Engine       string     // "auto" or "fork"
+	Gate         string     // "socket"
+	Endpoints    []Endpoint // at least one
+	AppKey       AppKey
+	Checkpoint   CheckpointPolicy
+	History      int   // checkpoints kept per app; at least 1
+	HistoryBytes int64 // unique bytes kept by one app's checkpoints; 0 means no limit
+	OnCrash      CrashPolicy
+	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
+	Concurrency  Concurrency
+	Shared       []string // absolute paths whose files every instance shares on purpose
+	Warm         string   // a shell command run inside the sandbox once the service listens, before it is adopted
+}
