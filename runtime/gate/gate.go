@@ -1,0 +1,68 @@
+// Package gate defines what intercepts an app's transactions, names the app and delivers when its instance runs.
+package gate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/instance"
+)
+
+var (
+	// ErrQuarantined is returned by Monitor.Instance and Monitor.Crashed for an app whose instance crashes again
+	// and again; its connections are answered with the service's crash reply, or reset.
+	ErrQuarantined = errors.New("app is quarantined after a crash loop")
+	// ErrStopped is the same for policy on-crash=stop.
+	ErrStopped = errors.New("app is stopped after a crash")
+	// ErrUnknownApp says that the gate has never seen the app.
+	ErrUnknownApp = errors.New("no such app")
+)
+
+// Monitor is what a gate asks of the service monitor. Calls come from goroutines of the gate, never from the
+// thread that moves bytes; at most one call per app is under way.
+type Monitor interface {
+	// Instance returns the app's instance; a new app gets one branched from the base.
+	Instance(ctx context.Context, app instance.App) (engine.Instance, error)
+	// Checkpoint captures the app's instance, which is dormant, at a transaction boundary, and stays so meanwhile.
+	Checkpoint(ctx context.Context, app instance.App, trigger string, conns engine.Conns) error
+	// Crashed tells that the app's instance died and asks for the one that takes its place.
+	Crashed(ctx context.Context, app instance.App, exit engine.Exit, open []engine.ConnID) (Replacement, error)
+}
+
+// Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in
+// Plumbed did not exist in the state it was branched from; the gate dials them anew.
+type Replacement struct {
+	Instance engine.Instance
+	Plumbed  []engine.Plumbed
+}
+
+// Held is an app at a transaction boundary with its instance dormant.
+type Held struct {
+	Instance engine.Instance // nil if the app has none (it crashed and is stopped)
+	Conns    engine.Conns    // socket inodes of the instance's ends
+	Open     []engine.ConnID // connections that the app still has open
+}
+
+// Gate accepts transactions. Its methods may be called from any goroutine.
+type Gate interface {
+	// Serve binds the public endpoints and moves bytes until ctx is done. It returns nil then.
+	Serve(ctx context.Context) error
+	// Hold waits until app is at a transaction boundary, parks its instance and calls fn while the app's requests
+	// wait. If fn returns a Replacement with an Instance, the app goes on with that one (fn has ended the old one).
+	Hold(ctx context.Context, app instance.App, fn func(context.Context, Held) (Replacement, error)) error
+	// Stats returns counters of every app that the gate has seen, sorted by app.
+	Stats() []AppStats
+}
+
+// AppStats are counters since the gate began to serve.
+type AppStats struct {
+	App          instance.App
+	Connections  int           // open now
+	Transactions uint64        // requests answered
+	Switches     uint64        // activations after another app's instance
+	BytesIn      uint64        // from the app
+	BytesOut     uint64        // to the app
+	Waiting      time.Duration // total time that requests waited for the gate
+}
