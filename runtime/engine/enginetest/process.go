@@ -1,0 +1,218 @@
+package enginetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// launch says how a service process is started.
+type launch struct {
+	cloneflags uintptr // additional namespaces
+}
+
+// process is a running test service that no engine has touched yet.
+type process struct {
+	program program
+	binary  string
+	dir     string
+	addrs   []engine.Address
+	cmd     *exec.Cmd
+	stderr  *bytes.Buffer
+	waited  chan struct{} // closed when the process has been reaped
+}
+
+// start runs p and waits until it listens. Whatever processes of its binary are left at the end of the test are
+// killed, and reported if the test was well until then.
+func (s *suite) start(t *testing.T, p program, l launch) *process {
+	t.Helper()
+	dir := t.TempDir()
+	// Each service has an executable of its own, by which its instances are found at the end.
+	binary := filepath.Join(dir, p.name)
+	if err := os.Link(s.build.binary(t, p), binary); err != nil {
+		t.Fatal(err)
+	}
+	pr := &process{program: p, binary: binary, dir: dir, stderr: new(bytes.Buffer), waited: make(chan struct{})}
+	args := make([]string, 0, len(p.listen))
+	for i, kind := range p.listen {
+		a := engine.Address{Network: kind, Address: filepath.Join(dir, fmt.Sprintf("s%d", i))}
+		arg := a.Address
+		if kind == "tcp" {
+			a.Address = freePort(t)
+			arg = a.Address[strings.LastIndex(a.Address, ":")+1:]
+		}
+		pr.addrs = append(pr.addrs, a)
+		args = append(args, arg)
+	}
+	pr.cmd = exec.Command(binary, args...)
+	pr.cmd.Dir = dir
+	pr.cmd.Stderr = pr.stderr
+	pr.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: l.cloneflags}
+	if err := pr.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pr.end(t) })
+	go func() {
+		_ = pr.cmd.Wait() // tests look at the process itself; how it ended is asserted where it matters
+		close(pr.waited)
+	}()
+	pr.dial(t, 0).close()
+	pr.settle(t)
+	return pr
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// dial connects to the i-th listener of the process, waiting until it listens.
+func (pr *process) dial(t *testing.T, i int) *conn {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		c, err := net.Dial(pr.addrs[i].Network, pr.addrs[i].Address)
+		if err == nil {
+			return &conn{t: t, nc: c}
+		}
+		select {
+		case <-pr.waited:
+			t.Fatalf("%s ended before it listened: %s", pr.program.name, pr.stderr)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not listen: %v\n%s", pr.program.name, err, pr.stderr)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// settle waits until the service has noticed that all connections of the test are closed.
+func (pr *process) settle(t *testing.T) {
+	t.Helper()
+	c := pr.dial(t, 0)
+	if !eventually(func() bool { return c.ask("open") == "1" }) {
+		t.Fatalf("%s keeps %s connections open", pr.program.name, c.ask("open"))
+	}
+	before := sockets(t, pr.pid())
+	c.close()
+	if !eventually(func() bool { return len(sockets(t, pr.pid())) < len(before) }) {
+		t.Fatalf("%s does not close a connection whose client is gone", pr.program.name)
+	}
+}
+
+func (pr *process) pid() int { return pr.cmd.Process.Pid }
+
+// end kills what is left of the service, and says so if it ought to have been gone.
+func (pr *process) end(t *testing.T) {
+	left := processesOf(pr.binary)
+	for _, pid := range left {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("kill %d: %v", pid, err)
+		}
+	}
+	<-pr.waited
+	if t.Failed() && pr.stderr.Len() > 0 {
+		t.Logf("stderr of %s:\n%s", pr.program.name, pr.stderr)
+	}
+}
+
+// processesOf lists the pids whose executable is binary: the service, its instances, its images. They may be in other
+// pid namespaces; the numbers are ours.
+func processesOf(binary string) []int {
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, link := range links {
+		// A process that is gone meanwhile has no link: not ours any more.
+		if exe, err := os.Readlink(link); err == nil && strings.TrimSuffix(exe, " (deleted)") == binary {
+			if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// sockets returns the inodes of the sockets that pid holds.
+func sockets(t *testing.T, pid int) map[uint64]bool {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inodes := make(map[uint64]bool)
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // closed since
+		}
+		var inode uint64
+		if _, err := fmt.Sscanf(target, "socket:[%d]", &inode); err == nil {
+			inodes[inode] = true
+		}
+	}
+	return inodes
+}
+
+// eventually waits for cond; it says whether it came true.
+func eventually(cond func() bool) bool {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if cond() {
+			return true
+		}
+	}
+	return cond()
+}
+
+// statusField reads one line of a /proc status file, "" if the task is gone.
+func statusField(path, key string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// describe tells what every thread of pid does, for the message of a failure.
+func describe(pid int) string {
+	var b strings.Builder
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(tasks) == 0 {
+		return fmt.Sprintf("process %d is gone", pid)
+	}
+	for _, task := range tasks {
+		call, err := os.ReadFile(task + "/syscall")
+		if err != nil {
+			call = []byte(err.Error())
+		}
+		fmt.Fprintf(&b, "thread %s: state %s, tracer %s, syscall %s\n", filepath.Base(task),
+			statusField(task+"/status", "State"), statusField(task+"/status", "TracerPid"),
+			strings.TrimSpace(string(call)))
+	}
+	return b.String()
+}

@@ -1,0 +1,13 @@
+//: doc event loop: blocking accept, and read in a thread for each connection
+//: listen unix,unix
+#include "svc.h"
+#include "region.h"
+
+static uint64_t state[512];
+
+int main(int argc, char **argv)
+{
+	region_add(state, sizeof(state), 8);
+	svc_bind(argc, argv, &region_ops);
+	svc_threads();
+}

@@ -1,0 +1,4 @@
+//: doc 100 threads
+#include "svc.h"
+enum { THREADS = 100 };
+#include "threads.h"

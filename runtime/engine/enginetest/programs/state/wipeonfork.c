@@ -1,0 +1,50 @@
+//: doc a MADV_WIPEONFORK page is either kept whole or wiped whole; verify says which
+#include "svc.h"
+
+static uint64_t sum;
+static unsigned char *page;
+
+static void fill(void)
+{
+	memset(page, 0xa5, 4096);
+}
+
+static uint64_t get(void)
+{
+	return sum;
+}
+
+static void mutate(uint64_t n)
+{
+	sum += n;
+}
+
+static const char *verify(void)
+{
+	unsigned char first = page[0];
+
+	for (int i = 0; i < 4096; i++)
+		if (page[i] != first)
+			return svc_fail("byte %d differs from the first", i);
+	if (first != 0xa5 && first != 0)
+		return svc_fail("the page holds %02x", first);
+	fill();
+	return first ? "ok kept" : "ok wiped";
+}
+
+static void spoil(void)
+{
+	page[100] = 1;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		svc_die("mmap");
+	SVC_TRY(madvise(page, 4096, MADV_WIPEONFORK));
+	fill();
+	return svc_main(argc, argv, &ops);
+}

@@ -1,0 +1,265 @@
+package enginetest
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// subject is an adopted service.
+type subject struct {
+	t       *testing.T
+	process *process
+	service engine.Service
+	sum     uint64 // what the base holds
+	nextID  engine.ConnID
+}
+
+// image is a checkpoint together with what has to be in it.
+type image struct {
+	engine.Image
+	sum   uint64
+	conns engine.Conns
+}
+
+func (pr *process) target(t *testing.T) engine.Target {
+	t.Helper()
+	log := logrus.New()
+	log.SetLevel(logrus.DebugLevel)
+	log.SetOutput(testWriter(t))
+	return engine.Target{
+		PID:       pr.pid(),
+		Listeners: pr.addrs[:pr.program.declared],
+		Dir:       t.TempDir(),
+		Log:       logrus.NewEntry(log),
+	}
+}
+
+// adopt starts p, changes it a little so that the base is not the initial state, and hands it to a new engine.
+func (s *suite) adopt(t *testing.T, p program, l launch) *subject {
+	t.Helper()
+	pr := s.start(t, p, l)
+	c := pr.dial(t, 0)
+	c.mutate(1000)
+	c.verify(1000)
+	c.close()
+	pr.settle(t)
+	service, err := s.newEngine(t).Adopt(context.Background(), pr.target(t))
+	if err != nil {
+		t.Fatalf("adopt %s: %v\n%s", p.name, err, describe(pr.pid()))
+	}
+	sub := &subject{t: t, process: pr, service: service, sum: 1000}
+	t.Cleanup(sub.destroy)
+	return sub
+}
+
+// destroy ends everything and checks that nothing is left.
+func (sub *subject) destroy() {
+	t := sub.t
+	if sub.service == nil {
+		return
+	}
+	service := sub.service
+	sub.service = nil
+	if err := service.Destroy(); err != nil {
+		t.Errorf("destroy: %v", err)
+	}
+	if err := service.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if !eventually(func() bool { return len(processesOf(sub.process.binary)) == 0 }) {
+		for _, pid := range processesOf(sub.process.binary) {
+			t.Errorf("process left behind by Destroy:\n%s", describe(pid))
+		}
+	}
+}
+
+func (sub *subject) base() image {
+	return image{Image: sub.service.Base(), sum: sub.sum}
+}
+
+// logWriter passes lines on to the test's log until the test has ended.
+type logWriter struct {
+	t    *testing.T
+	done chan struct{}
+}
+
+func testWriter(t *testing.T) io.Writer {
+	w := &logWriter{t: t, done: make(chan struct{})}
+	t.Cleanup(func() { close(w.done) })
+	return w
+}
+
+func (w *logWriter) Write(p []byte) (int, error) {
+	select {
+	case <-w.done:
+	default:
+		w.t.Log(strings.TrimSpace(string(bytes.TrimSpace(p))))
+	}
+	return len(p), nil
+}
+
+// app is one instance with the connections of the app that it belongs to, and with what has to be in it.
+type app struct {
+	t     *testing.T
+	sub   *subject
+	in    engine.Instance
+	sum   uint64
+	conns map[engine.ConnID]*conn
+	ends  engine.Conns // the instance's ends
+}
+
+// branch makes an instance of img and re-plumbs the connections in keep.
+func (sub *subject) branch(img image, keep ...engine.ConnID) *app {
+	sub.t.Helper()
+	in, plumbed, err := sub.service.Branch(context.Background(), img.Image, keep)
+	if err != nil {
+		sub.t.Fatalf("branch: %v", err)
+	}
+	a := &app{
+		t: sub.t, sub: sub, in: in, sum: img.sum,
+		conns: make(map[engine.ConnID]*conn), ends: make(engine.Conns),
+	}
+	if !in.Dormant() {
+		sub.t.Fatal("a new instance is not dormant")
+	}
+	held := sockets(sub.t, in.PID())
+	for _, p := range plumbed {
+		if a.conns[p.ID] != nil {
+			sub.t.Fatalf("connection %d was plumbed twice", p.ID)
+		}
+		if !held[p.Inode] {
+			sub.t.Fatalf("connection %d: the instance holds no socket:[%d]", p.ID, p.Inode)
+		}
+		a.conns[p.ID] = adopted(sub.t, p.FD, in.PID())
+		a.ends[p.Inode] = p.ID
+	}
+	if len(plumbed) != len(keep) {
+		sub.t.Fatalf("%d connections were plumbed, want %d", len(plumbed), len(keep))
+	}
+	for _, id := range keep {
+		if a.conns[id] == nil {
+			sub.t.Fatalf("connection %d was not plumbed", id)
+		}
+	}
+	return a
+}
+
+// dial adds a connection to the i-th listener of an active instance.
+func (a *app) dial(i int) engine.ConnID {
+	a.t.Helper()
+	before := sockets(a.t, a.in.PID())
+	fd, err := a.in.Dial(i)
+	if err != nil {
+		a.t.Fatalf("dial listener %d: %v", i, err)
+	}
+	c := adopted(a.t, fd, a.in.PID())
+	if via := c.number("via"); via != uint64(i) {
+		a.t.Fatalf("dialled listener %d, but listener %d answered", i, via)
+	}
+	a.sub.nextID++
+	id := a.sub.nextID
+	for inode := range sockets(a.t, a.in.PID()) {
+		if !before[inode] {
+			a.ends[inode] = id
+		}
+	}
+	a.conns[id] = c
+	return id
+}
+
+// hangUp closes a connection and waits until the instance, which has to be active, has closed its end.
+func (a *app) hangUp(id engine.ConnID) {
+	a.t.Helper()
+	for inode, of := range a.ends {
+		if of != id {
+			continue
+		}
+		a.conns[id].close()
+		if !eventually(func() bool { return !sockets(a.t, a.in.PID())[inode] }) {
+			a.t.Fatalf("the instance does not close connection %d, whose client is gone\n%s", id, describe(a.in.PID()))
+		}
+		delete(a.ends, inode)
+		delete(a.conns, id)
+		return
+	}
+	a.t.Fatalf("connection %d is not known", id)
+}
+
+func (a *app) activate() {
+	a.t.Helper()
+	if err := a.in.Activate(); err != nil {
+		a.t.Fatalf("activate: %v\n%s", err, describe(a.in.PID()))
+	}
+	if a.in.Dormant() {
+		a.t.Fatal("an active instance calls itself dormant")
+	}
+}
+
+func (a *app) park() {
+	a.t.Helper()
+	if err := a.in.Park(a.sub.process.program.parkLimit()); err != nil {
+		a.t.Fatalf("park: %v\n%s", err, describe(a.in.PID()))
+	}
+	if !a.in.Dormant() {
+		a.t.Fatal("a parked instance does not call itself dormant")
+	}
+}
+
+// mutate changes the state over connection id.
+func (a *app) mutate(id engine.ConnID, n uint64) {
+	a.t.Helper()
+	a.conns[id].mutate(n)
+	a.sum += n
+}
+
+func (a *app) verify(id engine.ConnID) {
+	a.t.Helper()
+	a.conns[id].verify(a.sum)
+}
+
+// checkpoint captures the instance, which has to be dormant.
+func (a *app) checkpoint() image {
+	a.t.Helper()
+	ends := make(engine.Conns, len(a.ends))
+	for inode, id := range a.ends {
+		ends[inode] = id
+	}
+	img, timing, err := a.sub.service.Checkpoint(context.Background(), a.in, ends)
+	if err != nil {
+		a.t.Fatalf("checkpoint: %v\n%s", err, describe(a.in.PID()))
+	}
+	if !a.in.Dormant() {
+		a.t.Fatal("the instance is not dormant after a checkpoint")
+	}
+	if timing.Total <= 0 || timing.Fork <= 0 || timing.Fork > timing.Total || timing.Capture > timing.Total {
+		a.t.Errorf("implausible timing of a checkpoint: %+v", timing)
+	}
+	return image{Image: img, sum: a.sum, conns: ends}
+}
+
+// kill ends the instance; its connections end too.
+func (a *app) kill() {
+	a.t.Helper()
+	if err := a.in.Kill(); err != nil {
+		a.t.Fatalf("kill: %v", err)
+	}
+	for _, c := range a.conns {
+		c.expectEnd()
+		c.close()
+	}
+}
+
+func (img image) discard(t *testing.T) {
+	t.Helper()
+	if err := img.Discard(); err != nil {
+		t.Errorf("discard: %v", err)
+	}
+}
+
