@@ -1,0 +1,111 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// LoadSpec reads and checks config.json of the bundle directory. Every error is an ErrInvalidBundle.
+func LoadSpec(bundle string) (*specs.Spec, error) {
+	path := filepath.Join(bundle, "config.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: JSON specification file %s not found; `corsa spec` writes one", ErrInvalidBundle, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
+	}
+	var spec *specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalidBundle, path, err)
+	}
+	if err := checkSpec(spec); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalidBundle, path, err)
+	}
+	return spec, nil
+}
+
+func checkSpec(spec *specs.Spec) error {
+	if spec == nil {
+		return errors.New("it must not be null")
+	}
+	if spec.Root == nil || spec.Root.Path == "" {
+		return errors.New("root.path must be set")
+	}
+	if spec.Linux == nil {
+		return errors.New("linux must be set")
+	}
+	return checkProcess(spec.Process)
+}
+
+func checkProcess(p *specs.Process) error {
+	switch {
+	case p == nil:
+		return errors.New("process must be set")
+	case !filepath.IsAbs(p.Cwd):
+		return fmt.Errorf("process.cwd %q must be an absolute path", p.Cwd)
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return errors.New("process.args must name a program")
+	}
+	return nil
+}
+
+// containerConfig converts the spec. specconv takes relative paths from the working directory, which belongs to
+// the whole process; so they are made absolute here and the bundle label is set to what it should be.
+func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Config, error) {
+	s := *spec
+	root := *spec.Root
+	root.Path = absFrom(bundle, root.Path)
+	s.Root = &root
+	s.Mounts = slices.Clone(spec.Mounts)
+	for i := range s.Mounts {
+		if m := &s.Mounts[i]; isBind(m) && m.Source != "" {
+			m.Source = absFrom(bundle, m.Source)
+		}
+	}
+	rootless := os.Geteuid() != 0
+	cfg, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+		CgroupName:      o.ID,
+		NoPivotRoot:     o.NoPivot,
+		NoNewKeyring:    o.NoNewKeyring,
+		Spec:            &s,
+		RootlessEUID:    rootless,
+		RootlessCgroups: rootless,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBundle, bundle, err)
+	}
+	cfg.Labels = slices.DeleteFunc(cfg.Labels, func(l string) bool { return strings.HasPrefix(l, "bundle=") })
+	cfg.Labels = append(cfg.Labels, "bundle="+bundle)
+	if o.Reaper {
+		cfg.Labels = append(cfg.Labels, reaperLabel+"=true")
+	}
+	return cfg, nil
+}
+
+func isBind(m *specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+func absFrom(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// mountsProc tells whether the container will have a proc file system at /proc.
+func mountsProc(spec *specs.Spec) bool {
+	return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+		return filepath.Clean(m.Destination) == "/proc"
+	})
+}

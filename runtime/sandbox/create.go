@@ -1,0 +1,155 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Options describe a container to create.
+type Options struct {
+	Root   string      // state root, made if it does not exist
+	ID     string      // letters, digits and _+-. only; must be free
+	Bundle string      // bundle directory
+	Spec   *specs.Spec // nil: Bundle's config.json. Relative paths in it are taken from Bundle
+	Stdio  Stdio
+	// Reaper puts a tiny pid 1 of ours in front of the program; see ServicePID. The container needs /proc.
+	Reaper bool
+	// PIDFile, if set, receives the host pid of the container's pid 1.
+	PIDFile string
+	// ExtraFiles are given to the program as descriptors 3 and up. The caller keeps them.
+	ExtraFiles   []*os.File
+	NoPivot      bool // use MS_MOVE instead of pivot_root; for a root on a ramdisk
+	NoNewKeyring bool // stay in the caller's session keyring
+}
+
+// Create makes the container and brings it to the point where Start executes its program. Whatever can be known
+// to be wrong before is an error here: a bad bundle (ErrInvalidBundle), a taken id (ErrExist), a program that does
+// not exist in the container. After an error nothing is left.
+func Create(ctx context.Context, o Options) (*Sandbox, error) {
+	bundle, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	spec := o.Spec
+	if spec == nil {
+		if spec, err = LoadSpec(bundle); err != nil {
+			return nil, err
+		}
+	} else if err := checkSpec(spec); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
+	}
+	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
+		return nil, err
+	}
+	if o.Reaper && !mountsProc(spec) {
+		return nil, fmt.Errorf("%w %s: the reaper is executed through /proc; add a mount of type proc at /proc", ErrInvalidBundle, bundle)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s, err := newSandbox(&o, bundle, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.startInit(&o, spec); err != nil {
+		return nil, errors.Join(s.wrap("create", err), s.undo())
+	}
+	return s, nil
+}
+
+// newSandbox registers the container: it makes the state directory, but no process yet.
+func newSandbox(o *Options, bundle string, spec *specs.Spec) (*Sandbox, error) {
+	cfg, err := containerConfig(o, bundle, spec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := libcontainer.Create(o.Root, o.ID, cfg)
+	switch {
+	case errors.Is(err, libcontainer.ErrExist):
+		return nil, fmt.Errorf("container %q under %s: %w; delete it first or take another id", o.ID, o.Root, ErrExist)
+	case errors.Is(err, libcontainer.ErrInvalidID):
+		return nil, invalidID(o.ID)
+	case err != nil:
+		return nil, fmt.Errorf("container %q: create: %w", o.ID, err)
+	}
+	return &Sandbox{root: o.Root, container: c}, nil
+}
+
+// startInit starts the container's first process, which waits for Start.
+func (s *Sandbox) startInit(o *Options, spec *specs.Spec) error {
+	lp, err := newProcess(spec.Process)
+	if err != nil {
+		return err
+	}
+	lp.Init = true
+	lp.ExtraFiles = o.ExtraFiles
+	var rp *reaper
+	if o.Reaper {
+		if rp, err = newReaper(lp); err != nil {
+			return err
+		}
+		defer rp.close()
+	}
+	p, err := s.launch(lp, &o.Stdio, s.container.Start)
+	if err != nil {
+		return err
+	}
+	s.init = p
+	if rp != nil {
+		program, err := lookProgram(p.pid, spec)
+		if err != nil {
+			return err
+		}
+		if err := rp.load(program); err != nil {
+			return err
+		}
+	}
+	if o.PIDFile != "" {
+		return writePIDFile(o.PIDFile, p.pid)
+	}
+	return nil
+}
+
+// launch attaches the standard streams to lp and starts it by start.
+func (s *Sandbox) launch(lp *libcontainer.Process, stdio *Stdio, start func(*libcontainer.Process) error) (*Process, error) {
+	pipes, theirs, err := attach(lp, stdio, s.container.Config())
+	if err != nil {
+		return nil, err
+	}
+	err = start(lp)
+	closeAll(theirs)
+	if err == nil {
+		var pid int
+		if pid, err = lp.Pid(); err == nil {
+			return &Process{lp: lp, pid: pid, pipes: pipes}, nil
+		}
+	}
+	if pipes != nil {
+		err = errors.Join(err, pipes.Stdin.Close(), pipes.Stdout.Close(), pipes.Stderr.Close())
+	}
+	return nil, err
+}
+
+// undo removes a container whose creation failed half way.
+func (s *Sandbox) undo() error {
+	if s.init != nil {
+		err := s.kill(context.Background())
+		// It is our child: reap it. That it was killed is no news.
+		if _, werr := s.init.Wait(); err == nil {
+			err = werr
+		}
+		if p := s.init.pipes; p != nil {
+			err = errors.Join(err, p.Stdin.Close(), p.Stdout.Close(), p.Stderr.Close())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.destroy()
+}

@@ -1,0 +1,20 @@
+package sandbox
+
+import (
+	"os"
+
+	// Without it every create fails: "cgroup manager is not configured to set device rules".
+	_ "github.com/opencontainers/cgroups/devices"
+	"github.com/opencontainers/runc/libcontainer"
+	// Its C constructor joins and makes the namespaces of a re-executed init before the Go runtime starts.
+	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+)
+
+// Init must be the first call of main, and of TestMain in tests that create sandboxes. libcontainer starts a
+// container by executing the current program again with the single argument "init"; in that process Init sets up
+// the container, executes its program and never returns. In any other process it does nothing.
+func Init() {
+	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+		libcontainer.Init()
+	}
+}
