@@ -28,6 +28,8 @@ type Options struct {
 	// Deep also reads smaps, for MADV_DONTFORK, MADV_WIPEONFORK and device memory. It walks the page tables:
 	// about 1 ms for every 50 MiB of resident memory in small pages. Without it such regions go unnoticed.
 	Deep bool
+	// Tracer is the thread id of an engine that is entitled to trace the process now; 0: nobody is.
+	Tracer int
 }
 
 // Report is what Process found. It holds no descriptors.

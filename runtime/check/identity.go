@@ -34,7 +34,7 @@ func (in *inspection) checkIdentity() (ended bool, err error) {
 	if denied, err := in.checkAccess(object); denied || err != nil {
 		return denied, err
 	}
-	if in.status.tracer != 0 {
+	if in.status.tracer != 0 && in.status.tracer != in.opts.Tracer {
 		in.block(fmt.Sprintf("tracer %d (%s)", in.status.tracer, commOf(in.status.tracer)),
 			"another program traces the process and only one can", "detach the debugger or tracer")
 	} else if in.status.state == 'T' {

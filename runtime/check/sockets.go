@@ -234,6 +234,9 @@ func (in *inspection) readSocket(n int) (*socket, error) {
 func addressText(address unix.Sockaddr) string {
 	switch a := address.(type) {
 	case *unix.SockaddrUnix:
+		if a.Name == "@" { // this is how a socket without a name comes back
+			return ""
+		}
 		return a.Name
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
