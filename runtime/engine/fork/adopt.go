@@ -1,0 +1,311 @@
+package fork
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/check"
+	"corsa.dev/corsa/runtime/engine"
+)
+
+const (
+	// adoptPatience is how long a service may take to come to rest when it is adopted.
+	adoptPatience = 5 * time.Second
+	// provisional is how long, in seconds, an adopted service stays parked if nobody makes the adoption final:
+	// if the engine dies before, the service runs on by itself.
+	provisional = 10
+)
+
+// adoption is one Adopt under way. Until it is final every step can be taken back.
+type adoption struct {
+	t       engine.Target
+	tracee  *tracee
+	pidfd   int
+	arena   arena
+	pages   [2]*ctl
+	parker  parker
+	plan    *plan
+	threads []threadState
+}
+
+func (ad *adoption) run(ctx context.Context) (*anchor, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := ad.stop(ctx); err != nil {
+		return nil, err
+	}
+	if err := ad.enter(); err != nil {
+		ad.tracee.release()
+		return nil, err
+	}
+	x, err := ad.capture(ctx)
+	if err != nil {
+		ad.pages[0].setRun(runGo)
+		return nil, err
+	}
+	ad.pages[0].setRun(runParked)
+	ad.pages[0].wake(ctlRun)
+	return x, nil
+}
+
+// stop stops the service at rest and checks it once more, now that it cannot change.
+func (ad *adoption) stop(ctx context.Context) error {
+	deadline := time.Now().Add(adoptPatience)
+	for {
+		err := ad.tracee.stop(100 * time.Millisecond)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, engine.ErrBusy) || time.Now().After(deadline) {
+			return fmt.Errorf("stop the service: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	opts := checkOptions(ad.t, false)
+	opts.Tracer = unix.Gettid()
+	report, err := check.Process(ad.t.PID, opts)
+	if err == nil {
+		err = report.Err()
+	}
+	if err != nil {
+		ad.tracee.release()
+	}
+	return err
+}
+
+func checkOptions(t engine.Target, deep bool) check.Options {
+	return check.Options{Shared: t.Shared, Listeners: t.Listeners, Deep: deep}
+}
+
+// enter puts the arena into the stopped service and sends its threads, provisionally, into the stub.
+func (ad *adoption) enter() error {
+	leader := ad.leader()
+	if leader == nil {
+		return &engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
+			Object: fmt.Sprintf("thread %d", ad.t.PID), Reason: "the first thread of the process has ended",
+			WayOut: "the service has to keep its main thread",
+		}}}
+	}
+	b, err := newBootstrap(ad.t.PID, leader.tid, &leader.regs)
+	if err != nil {
+		return err
+	}
+	at, err := b.call(unix.SYS_MMAP, 0, arenaSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uint64(0), 0)
+	if err != nil {
+		return fmt.Errorf("arena: %w", err)
+	}
+	ad.arena = arena(at)
+	if _, err := b.call(unix.SYS_MADVISE, uint64(at), arenaSize, unix.MADV_NOHUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("arena: %w", err)
+	}
+	if err := writeMem(ad.t.PID, uint64(at), stubCode); err != nil {
+		return err
+	}
+	if _, err := b.call(unix.SYS_MPROTECT, uint64(at), pageSize, unix.PROT_READ|unix.PROT_EXEC); err != nil {
+		return fmt.Errorf("arena: %w", err)
+	}
+	for side := range ad.pages {
+		if ad.pages[side], err = ad.page(b, side); err != nil {
+			return fmt.Errorf("control page: %w", err)
+		}
+	}
+	if err := b.clear(); err != nil {
+		return err
+	}
+	ad.pages[0].reset(0)
+	ad.pages[0].setRun(runProvisional)
+	ad.parker = parker{t: ad.tracee, arena: ad.arena, side: 0, used: make([]bool, maxThreads), limit: provisional}
+	return ad.parker.park()
+}
+
+func (ad *adoption) leader() *thread {
+	for i := range ad.tracee.threads {
+		if ad.tracee.threads[i].tid == ad.t.PID {
+			return &ad.tracee.threads[i]
+		}
+	}
+	return nil
+}
+
+// page makes a control page in the service and maps it here.
+func (ad *adoption) page(b *bootstrap, side int) (*ctl, error) {
+	name := uint64(ad.arena) + offData
+	if err := writeMem(ad.t.PID, name, []byte("corsa\x00")); err != nil {
+		return nil, err
+	}
+	n, err := b.call(unix.SYS_MEMFD_CREATE, name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.call(unix.SYS_FTRUNCATE, uint64(n), pageSize); err != nil {
+		return nil, err
+	}
+	if _, err := b.call(unix.SYS_MMAP, ad.arena.ctl(side), pageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_FIXED, uint64(n), 0); err != nil {
+		return nil, err
+	}
+	fd, err := unix.PidfdGetfd(ad.pidfd, int(n), 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if _, err := b.call(unix.SYS_CLOSE, uint64(n)); err != nil {
+		return nil, err
+	}
+	return mapCtl(fd)
+}
+
+// capture forks the base out of the parked service.
+func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
+	if err := ad.parker.awaitParked(time.Now().Add(adoptPatience)); err != nil {
+		return nil, err
+	}
+	if err := ad.noTimers(); err != nil {
+		return nil, err
+	}
+	for i := range ad.tracee.threads {
+		ad.threads = append(ad.threads, ad.tracee.threads[i].state)
+	}
+	leaderFirst(ad.threads, ad.leader().state.TID)
+	cap := capturer{pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared}
+	var err error
+	if ad.plan, err = cap.run(); err != nil {
+		return nil, err
+	}
+	shared, err := sharedAnonymous(ad.t.PID)
+	if err != nil {
+		return nil, err
+	}
+	// The service itself plays the anchor for this one fork: its parked leader runs the batch.
+	t := &anchor{process: process{identity{PID: ad.t.PID}, ad.pidfd}, arena: ad.arena, side: 0}
+	b, child, pidfdAt := t.forkEntries(0, unshareMappings(shared))
+	if err := t.loadChild(child, 1); err != nil {
+		return nil, err
+	}
+	ad.pages[1].reset(1)
+	if _, err := ad.leaderRuns(b); err != nil {
+		return nil, fmt.Errorf("fork the base: %w", err)
+	}
+	x, err := t.adoptChild(ctx, ad.pages[1], pidfdAt)
+	if err != nil {
+		return nil, err
+	}
+	ad.pages[1] = nil
+	closing := t.batch()
+	closing.dataAt += 64
+	closing.call(unix.SYS_CLOSE, intAt(pidfdAt))
+	if _, err := ad.leaderRuns(closing); err != nil {
+		return nil, errors.Join(err, x.discard())
+	}
+	if err := x.own.await(ctx, 1, x.alive); err != nil {
+		return nil, errors.Join(fmt.Errorf("base: %w", err), x.discard())
+	}
+	if _, err := x.results(child); err != nil {
+		return nil, errors.Join(fmt.Errorf("base: %w", err), x.discard())
+	}
+	return x, nil
+}
+
+func leaderFirst(threads []threadState, tid int) {
+	for i := range threads {
+		if threads[i].TID == tid {
+			threads[0], threads[i] = threads[i], threads[0]
+		}
+	}
+}
+
+// leaderRuns makes the parked leader leave its wait, run the batch and park again.
+func (ad *adoption) leaderRuns(b *batch) ([]byte, error) {
+	th := ad.leader()
+	one := tracee{pid: ad.t.PID, tasks: ad.tracee.tasks}
+	one.threads = []thread{{tid: th.tid, state: th.state, known: true}}
+	if err := one.seize(&one.threads[0]); err != nil {
+		return nil, err
+	}
+	if err := one.awaitAll(); err != nil || len(one.threads) == 0 {
+		return nil, gone(ad.t.PID, errors.Join(err, unix.ESRCH))
+	}
+	defer one.release()
+	if !ad.arena.inStub(one.threads[0].regs.Rip) {
+		return nil, errors.New("the service's main thread is not parked")
+	}
+	slot := ad.arena.slot(th.state.Slot)
+	head := make([]byte, ctxSize)
+	stubContext{
+		batch: b.at, n: len(b.entries), kind: kindThread, ctl: ad.arena.ctl(0), frame: slot + slotFrame, limitS: provisional,
+	}.put(head)
+	if err := errors.Join(writeMem(ad.t.PID, b.at, b.encode()), writeMem(ad.t.PID, b.dataAt, b.data),
+		writeMem(ad.t.PID, slot, head)); err != nil {
+		return nil, err
+	}
+	r := one.threads[0].regs
+	r.Rip, r.R12, r.Orig_rax = uint64(ad.arena), slot, ^uint64(0)
+	if err := setRegs(th.tid, &r); err != nil {
+		return nil, gone(ad.t.PID, err)
+	}
+	one.release()
+	return ad.awaitLeader(slot, b)
+}
+
+func (ad *adoption) awaitLeader(slot uint64, b *batch) ([]byte, error) {
+	deadline := time.Now().Add(adoptPatience)
+	var h [ctxSize]byte
+	for {
+		if err := readMem(ad.t.PID, slot, h[:]); err != nil {
+			return nil, gone(ad.t.PID, err)
+		}
+		if binary.LittleEndian.Uint32(h[ctxParked:]) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("the service's main thread does not park: %w", engine.ErrBusy)
+		}
+		time.Sleep(10 * time.Microsecond)
+	}
+	enc := make([]byte, len(b.entries)*entrySize)
+	if err := readMem(ad.t.PID, b.at, enc); err != nil {
+		return nil, gone(ad.t.PID, err)
+	}
+	if left := binary.LittleEndian.Uint64(h[ctxFailed:]); left != 0 {
+		return nil, b.failure(enc, int(left))
+	}
+	return enc, nil
+}
+
+// noTimers refuses interval timers, which cannot be seen from outside and which a fork does not inherit.
+func (ad *adoption) noTimers() error {
+	b := &batch{at: uint64(ad.arena) + offBatch, dataAt: uint64(ad.arena) + offData}
+	at := b.reserve(3*32, 8)
+	for which := range 3 {
+		b.call(unix.SYS_GETITIMER, which, at+uint64(which)*32)
+	}
+	if _, err := ad.leaderRuns(b); err != nil {
+		return err
+	}
+	var v [96]byte
+	if err := readMem(ad.t.PID, at, v[:]); err != nil {
+		return err
+	}
+	for which, name := range []string{"ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"} {
+		le := binary.LittleEndian
+		t := v[which*32:]
+		if le.Uint64(t[16:])|le.Uint64(t[24:]) != 0 {
+			return &engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
+				Object: "timer " + name, Reason: "an instance would not inherit it",
+				WayOut: "use a timerfd or a timeout of the event loop instead",
+			}}}
+		}
+	}
+	return nil
+}

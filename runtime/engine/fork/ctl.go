@@ -1,0 +1,99 @@
+package fork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// ctl is the engine's view of a control page, the memory that it shares with one family of processes. Writing a
+// word and waking its futex is all that it takes to command an agent or to activate an instance.
+//
+// A service can write to its own page. Nothing in a page is trusted: the worst that it can do is to confuse the
+// engine about this one instance.
+type ctl struct{ mem []byte }
+
+// mapCtl maps the page behind the memfd and takes no ownership of fd.
+func mapCtl(fd int) (*ctl, error) {
+	mem, err := unix.Mmap(fd, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map control page: %w", err)
+	}
+	return &ctl{mem}, nil
+}
+
+func (c *ctl) close() error {
+	if c == nil || c.mem == nil {
+		return nil
+	}
+	mem := c.mem
+	c.mem = nil
+	return unix.Munmap(mem)
+}
+
+func (c *ctl) word(off int) *uint32 { return (*uint32)(unsafe.Pointer(&c.mem[off])) }
+
+const (
+	futexWait = 0
+	futexWake = 1
+)
+
+// wake wakes all waiters on the word. It is on the transaction path.
+func (c *ctl) wake(off int) {
+	// FUTEX_WAKE on our own mapping has no failure that a caller could act on.
+	_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(c.word(off))), futexWake, 1<<30, 0, 0, 0)
+}
+
+func (c *ctl) setRun(v uint32) {
+	atomic.StoreUint32(c.word(ctlRun), v)
+	if v == runGo {
+		c.wake(ctlRun)
+	}
+}
+
+// command makes the agent behind the page run its batch once more and waits until it is done.
+// A nil ctx.Done is not supported: a dead agent is only noticed through alive or ctx.
+func (c *ctl) command(ctx context.Context, alive func() bool) error {
+	cmd := atomic.AddUint32(c.word(ctlCmd), 1)
+	c.wake(ctlCmd)
+	return c.await(ctx, cmd, alive)
+}
+
+// await waits until the agent has finished command number cmd.
+func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
+	ts := unix.NsecToTimespec(int64(50 * time.Millisecond))
+	for {
+		done := atomic.LoadUint32(c.word(ctlDone))
+		if done == cmd {
+			return nil
+		}
+		_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(c.word(ctlDone))), futexWait, uintptr(done),
+			uintptr(unsafe.Pointer(&ts)), 0, 0)
+		if e == 0 || errors.Is(e, unix.EAGAIN) || errors.Is(e, unix.EINTR) {
+			continue
+		}
+		if !errors.Is(e, unix.ETIMEDOUT) {
+			return fmt.Errorf("wait for agent: %w", e)
+		}
+		if !alive() {
+			return fmt.Errorf("agent: %w", engine.ErrGone)
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("agent does not answer: %w", err)
+		}
+	}
+}
+
+// reset prepares the page for an agent that has not started: it reports its first batch as command first.
+func (c *ctl) reset(first uint32) {
+	atomic.StoreUint32(c.word(ctlDone), 0)
+	atomic.StoreUint32(c.word(ctlRun), runParked)
+	atomic.StoreUint32(c.word(ctlCmd), first)
+}

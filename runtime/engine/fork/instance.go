@@ -1,0 +1,255 @@
+package fork
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// instance is a private copy of the service: an anchor and, sharing everything with it, the service's threads.
+type instance struct {
+	s         *service
+	a         *anchor
+	leader    process
+	initp     process // of its pid namespace; zero without one
+	name      string
+	listeners []listener
+	shared    []mapping
+
+	tracee *tracee
+	parker parker
+	active atomic.Bool
+}
+
+// start spawns the threads, parked.
+func (in *instance) start(ctx context.Context, threads []threadState) error {
+	sp := &spawn{a: in.a, threads: append([]threadState(nil), threads...), sameIDs: in.s.sameIDs}
+	in.a.own.setRun(runParked)
+	var err error
+	if in.leader, in.initp, err = sp.run(ctx); err != nil {
+		return err
+	}
+	return in.follow(sp.threads)
+}
+
+// follow prepares for parking.
+func (in *instance) follow(threads []threadState) error {
+	var err error
+	if in.tracee, err = newTracee(in.leader.PID); err != nil {
+		return err
+	}
+	in.parker = parker{t: in.tracee, arena: in.a.arena, side: in.a.side, used: make([]bool, maxThreads)}
+	return adoptThreads(in.tracee, threads)
+}
+
+// PID implements engine.Instance.
+func (in *instance) PID() int { return in.leader.PID }
+
+// PIDFD implements engine.Instance.
+func (in *instance) PIDFD() int { return in.leader.pidfd }
+
+// Dormant implements engine.Instance.
+func (in *instance) Dormant() bool { return !in.active.Load() }
+
+// Activate implements engine.Instance: one store and one FUTEX_WAKE.
+func (in *instance) Activate() error {
+	if in.active.Load() {
+		return nil
+	}
+	in.active.Store(true)
+	in.a.own.setRun(runGo)
+	return nil
+}
+
+// Park implements engine.Instance.
+func (in *instance) Park(limit time.Duration) error {
+	if !in.active.Load() {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := in.tracee.stop(limit); err != nil {
+		return err
+	}
+	in.a.own.setRun(runParked)
+	if err := in.parker.park(); err != nil {
+		// Whatever was sent into the stub already comes back out of it: all or none is dormant.
+		in.tracee.release()
+		in.a.own.setRun(runGo)
+		return err
+	}
+	in.active.Store(false)
+	return nil
+}
+
+// Dial implements engine.Instance.
+func (in *instance) Dial(i int) (int, error) {
+	if i < 0 || i >= len(in.listeners) || in.listeners[i].Network == "" {
+		return -1, fmt.Errorf("instance %d has no listener %d", in.PID(), i)
+	}
+	l := in.listeners[i]
+	if l.Network != "unix" {
+		port, err := strconv.Atoi(l.Address)
+		if err != nil {
+			return -1, err
+		}
+		return in.s.net.dial(unix.AF_INET, port)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: l.Address}); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("connect to instance %d: %w", in.PID(), err)
+	}
+	return fd, nil
+}
+
+// Exit implements engine.Instance.
+func (in *instance) Exit() engine.Exit {
+	e, err := exitStatus(in.leader.PID)
+	if err != nil {
+		return engine.Exit{Code: -1} // reaped by someone else: how it ended is lost
+	}
+	return e
+}
+
+// Memory implements engine.Instance.
+func (in *instance) Memory() (engine.Memory, error) { return memory(in.a.PID) }
+
+// Kill implements engine.Instance.
+func (in *instance) Kill() error {
+	err := errors.Join(in.initp.end(), in.leader.end(), in.a.end())
+	in.leader.close()
+	in.initp.close()
+	in.a.release()
+	if in.tracee != nil {
+		err = errors.Join(err, in.tracee.close())
+	}
+	for _, l := range in.listeners {
+		if l.Network == "unix" {
+			if e := os.Remove(l.Address); e != nil && !errors.Is(e, os.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return err
+}
+
+func (in *instance) listenerInodes() map[uint64]int {
+	m := map[uint64]int{}
+	for i, l := range in.listeners {
+		if l.Network != "" {
+			m[l.Inode] = i
+		}
+	}
+	return m
+}
+
+// threadStates lists the threads, the leader first.
+func (in *instance) threadStates() []threadState {
+	out := make([]threadState, 0, len(in.tracee.threads))
+	for i := range in.tracee.threads {
+		th := &in.tracee.threads[i]
+		out = append(out, th.state)
+		if th.tid == in.leader.PID {
+			out[0], out[len(out)-1] = out[len(out)-1], out[0]
+		}
+	}
+	return out
+}
+
+type instanceHandle struct {
+	Anchor    anchorHandle  `json:"anchor"`
+	Leader    identity      `json:"leader"`
+	Init      identity      `json:"init"`
+	Name      string        `json:"name"`
+	Listeners []listener    `json:"listeners"`
+	Threads   []threadState `json:"threads"`
+	Shared    []mapping     `json:"shared,omitempty"`
+}
+
+// Handle implements engine.Instance.
+func (in *instance) Handle() json.RawMessage {
+	return mustJSON(instanceHandle{
+		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, in.threadStates(), in.shared,
+	})
+}
+
+// OpenInstance implements engine.Service. The instance may have been dormant, active or half parked when the engine
+// died; afterwards it is dormant.
+func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engine.Instance, error) {
+	var h instanceHandle
+	if err := json.Unmarshal(handle, &h); err != nil {
+		return nil, fmt.Errorf("instance handle: %w", err)
+	}
+	a, err := h.Anchor.open()
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared}
+	if in.leader, err = h.Leader.reopen(); err != nil {
+		return nil, errors.Join(err, in.Kill())
+	}
+	if h.Init.PID != 0 {
+		if in.initp, err = h.Init.reopen(); err != nil {
+			return nil, errors.Join(err, in.Kill())
+		}
+	}
+	if err := in.follow(h.Threads); err != nil {
+		return nil, err
+	}
+	if err := in.inheritNetns(); err != nil {
+		return nil, err
+	}
+	// All threads run, then all are parked: only so is it certain that none was caught in between.
+	in.active.Store(true)
+	in.a.own.setRun(runGo)
+	return in, in.Park(0)
+}
+
+// inheritNetns finds the engine's network namespace through a TCP listener of the instance.
+func (in *instance) inheritNetns() error {
+	for _, l := range in.listeners {
+		if l.Network != "tcp" {
+			continue
+		}
+		dir := fmt.Sprintf("/proc/%d/fd", in.leader.PID)
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			return gone(in.leader.PID, err)
+		}
+		for _, n := range names {
+			link, err := os.Readlink(dir + "/" + n.Name())
+			if err != nil || !strings.HasPrefix(link, "socket:") {
+				continue
+			}
+			if ino, ok := linkInode(link); !ok || ino != l.Inode {
+				continue
+			}
+			fd, err := strconv.Atoi(n.Name())
+			if err != nil {
+				return err
+			}
+			s, err := unix.PidfdGetfd(in.leader.pidfd, fd, 0)
+			if err != nil {
+				return gone(in.leader.PID, err)
+			}
+			defer unix.Close(s)
+			return in.s.net.inherit(s)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package fork
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// parkScratch is what parking needs besides the instance. It is pooled because there are many more instances than
+// parkings under way.
+type parkScratch struct {
+	slots  []byte
+	local  []unix.Iovec
+	remote []unix.RemoteIovec
+}
+
+var parkPool = sync.Pool{New: func() any { return new(parkScratch) }}
+
+func (p *parkScratch) grow(n int) {
+	if len(p.slots) < n*slotSize {
+		p.slots = make([]byte, n*slotSize)
+		p.local = make([]unix.Iovec, n)
+		p.remote = make([]unix.RemoteIovec, n)
+	}
+}
+
+// parker puts the stopped threads of one process into the stub.
+type parker struct {
+	t     *tracee
+	arena arena
+	side  int
+	used  []bool // slots
+	limit int64  // seconds, for provisional parking
+	batch map[int][]byte
+}
+
+// park gives every stopped thread a frame of where it is, sends it into the stub and releases it. The run word has
+// been set before. A thread that is still in the stub from an earlier parking, woken but never run since, keeps
+// its frame: that is where it really is, not its registers.
+func (p *parker) park() error {
+	if err := p.know(); err != nil {
+		return err
+	}
+	n := len(p.t.threads)
+	sc := parkPool.Get().(*parkScratch)
+	defer parkPool.Put(sc)
+	sc.grow(n)
+	for i := range p.t.threads {
+		th := &p.t.threads[i]
+		b := sc.slots[i*slotSize : (i+1)*slotSize]
+		size, err := p.image(th, b)
+		if err != nil {
+			return err
+		}
+		sc.local[i] = unix.Iovec{Base: &b[0], Len: uint64(size)}
+		sc.remote[i] = unix.RemoteIovec{Base: uintptr(p.arena.slot(th.state.Slot)), Len: size}
+	}
+	for done := 0; done < n; {
+		m := min(n-done, 1000) // IOV_MAX is 1024
+		_, _, e := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(p.t.pid),
+			uintptr(unsafe.Pointer(&sc.local[done])), uintptr(m), uintptr(unsafe.Pointer(&sc.remote[done])), uintptr(m), 0)
+		if e != 0 {
+			return fmt.Errorf("process %d: write frames: %w", p.t.pid, gone(p.t.pid, e))
+		}
+		done += m
+	}
+	return p.redirect()
+}
+
+// image fills b with a slot and returns how much of it has to be written.
+func (p *parker) image(th *thread, b []byte) (int, error) {
+	slot := p.arena.slot(th.state.Slot)
+	enc := p.captureCode(th.state.Slot)
+	stubContext{
+		batch: slot + slotBatch, n: len(enc) / entrySize, kind: kindThread, ctl: p.arena.ctl(p.side),
+		frame: slot + slotFrame, limitS: p.limit,
+	}.put(b)
+	copy(b[slotBatch:], enc)
+	if p.arena.inStub(th.regs.Rip) {
+		return slotBatch + len(enc), nil
+	}
+	putUcontext(b[slotFrame:], &th.regs, th.mask, slot+slotXstate)
+	n, err := getXstate(th.tid, b[slotXstate:])
+	if err != nil {
+		return 0, fmt.Errorf("thread %d: extended state: %w", th.tid, gone(th.tid, err))
+	}
+	th.state.FSBase, th.state.GSBase = th.regs.Fs_base, th.regs.Gs_base
+	return slotXstate + toFrame(b[slotXstate:], n), nil
+}
+
+// captureCode is the encoded capture batch of a slot; it never changes.
+func (p *parker) captureCode(slot int) []byte {
+	if b, ok := p.batch[slot]; ok {
+		return b
+	}
+	if p.batch == nil {
+		p.batch = map[int][]byte{}
+	}
+	b := captureBatch(p.arena.slot(slot)).encode()
+	p.batch[slot] = b
+	return b
+}
+
+// redirect is the point of no return: from here on a thread that is let go runs the stub.
+func (p *parker) redirect() error {
+	blocked := ^uint64(0)
+	for i := range p.t.threads {
+		th := &p.t.threads[i]
+		r := th.regs
+		r.Rip, r.R12, r.Orig_rax = uint64(p.arena), p.arena.slot(th.state.Slot), ^uint64(0)
+		const trap, direction = 0x100, 0x400
+		r.Eflags &^= trap | direction
+		// Registers before mask: if the engine dies in between, the frame restores the mask.
+		if err := setRegs(th.tid, &r); err != nil {
+			return gone(p.t.pid, err)
+		}
+		if err := setSigmask(th.tid, &blocked); err != nil {
+			return gone(p.t.pid, err)
+		}
+	}
+	p.t.release()
+	return nil
+}
+
+// know gives slots to threads that are new and drops those of threads that are gone.
+func (p *parker) know() error {
+	clear(p.used)
+	for i := range p.t.threads {
+		if th := &p.t.threads[i]; th.known {
+			p.used[th.state.Slot] = true
+		}
+	}
+	free := 0
+	for i := range p.t.threads {
+		th := &p.t.threads[i]
+		if !th.known {
+			for free < len(p.used) && p.used[free] {
+				free++
+			}
+			if free == len(p.used) {
+				return fmt.Errorf("process %d has more than %d threads: %w", p.t.pid, maxThreads, engine.ErrRefused)
+			}
+			inner, err := innerTID(p.t.pid, th.tid)
+			if err != nil {
+				return err
+			}
+			p.used[free] = true
+			th.state = threadState{TID: inner, Slot: free}
+			th.known = true
+			if err := getRseq(th.tid, &th.state.Rseq); err != nil {
+				return fmt.Errorf("thread %d: rseq: %w", th.tid, err)
+			}
+		}
+		if err := p.abortRseq(th); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abortRseq does what the kernel does to a thread that is preempted in a restartable sequence: it goes on at the
+// abort handler. Without it the thread would go on in the middle, on another CPU, unnoticed by the kernel.
+func (p *parker) abortRseq(th *thread) error {
+	if th.state.Rseq.Ptr == 0 || th.inCall || p.arena.inStub(th.regs.Rip) {
+		return nil
+	}
+	var b [32]byte
+	if err := readMem(p.t.pid, th.state.Rseq.Ptr+8, b[:8]); err != nil {
+		return err
+	}
+	cs := binary.LittleEndian.Uint64(b[:])
+	if cs == 0 {
+		return nil
+	}
+	if err := readMem(p.t.pid, cs, b[:]); err != nil {
+		return err
+	}
+	le := binary.LittleEndian
+	start, length, abort := le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:])
+	if th.regs.Rip-start < length {
+		th.regs.Rip = abort
+	}
+	return writeMem(p.t.pid, th.state.Rseq.Ptr+8, make([]byte, 8))
+}
+
+// awaitParked waits until every thread has run its capture batch, so that its slot can be copied.
+func (p *parker) awaitParked(deadline time.Time) error {
+	var b [ctxSize]byte
+	for i := range p.t.threads {
+		th := &p.t.threads[i]
+		for {
+			if err := readMem(p.t.pid, p.arena.slot(th.state.Slot), b[:]); err != nil {
+				return gone(p.t.pid, err)
+			}
+			if left := binary.LittleEndian.Uint64(b[ctxFailed:]); left != 0 {
+				return fmt.Errorf("thread %d cannot describe itself (%d calls left): %w", th.tid, left, engine.ErrRefused)
+			}
+			if binary.LittleEndian.Uint32(b[ctxParked:]) == 1 {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("thread %d does not park: %w", th.tid, engine.ErrBusy)
+			}
+			time.Sleep(5 * time.Microsecond)
+		}
+	}
+	return nil
+}

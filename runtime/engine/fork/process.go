@@ -1,0 +1,116 @@
+package fork
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// process is a task of ours in the service's process tree: an anchor, a namespace init, or an instance's leader.
+type process struct {
+	identity
+	pidfd int
+}
+
+// openProcess takes ownership of pidfd.
+func openProcess(pidfd int) (process, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd))
+	if err != nil {
+		return process{}, err
+	}
+	pid, err := strconv.Atoi(field(b, "Pid"))
+	if err != nil || pid <= 0 {
+		return process{}, fmt.Errorf("pidfd: %w", engine.ErrGone)
+	}
+	id, err := identify(pid)
+	return process{id, pidfd}, err
+}
+
+// reopen finds a process again after a restart of the monitor.
+func (id identity) reopen() (process, error) {
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if err != nil {
+		return process{}, gone(id.PID, err)
+	}
+	if err := id.verify(); err != nil {
+		unix.Close(fd)
+		return process{}, err
+	}
+	p := process{id, fd}
+	if !p.alive() {
+		unix.Close(fd)
+		return process{}, fmt.Errorf("process %d: %w", id.PID, engine.ErrGone)
+	}
+	return p, nil
+}
+
+func (p process) alive() bool {
+	f := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(f, 0)
+	return n == 0 && (err == nil || errors.Is(err, unix.EINTR))
+}
+
+// end kills the process and waits until it is gone. It is reaped if it is a child of ours; else its parent does that.
+func (p process) end() error {
+	if p.pidfd < 0 || p.PID == 0 {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	f := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		n, err := unix.Poll(f, 1000)
+		if n > 0 {
+			break
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for process %d: %w", p.PID, err)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d does not end after SIGKILL", p.PID)
+		}
+	}
+	for {
+		_, err := unix.Wait4(p.PID, nil, unix.WALL|unix.WNOHANG, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return nil // ECHILD: not our child
+		}
+	}
+}
+
+func (p *process) close() {
+	if p.pidfd > 0 {
+		unix.Close(p.pidfd)
+		p.pidfd = -1
+	}
+}
+
+// sharedAnonymous lists the shared anonymous mappings of a process: fork would leave them shared with the child.
+func sharedAnonymous(pid int) ([]mapping, error) {
+	maps, err := readMaps(pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []mapping
+	for _, m := range maps {
+		if m.sharedAnonymous() {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+// readString reads a NUL-terminated string out of b.
+func readString(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
+}

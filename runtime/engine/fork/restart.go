@@ -1,0 +1,78 @@
+package fork
+
+import "golang.org/x/sys/unix"
+
+// Kernel-internal results of an interrupted system call (include/linux/errno.h); user space never sees them.
+const (
+	erestartsys          = -512
+	erestartnointr       = -513
+	erestartnohand       = -514
+	erestartRestartblock = -516
+)
+
+// waitCall classifies system calls in which a service sits between transactions.
+type waitCall uint8
+
+const (
+	notWait      waitCall = iota
+	waitsOnly             // it consumes nothing: just returned is as good as still waiting
+	waitsToTake           // it takes data when it returns: only while it blocks is nothing under way
+	eintrOnStop  = 1 << 4 // it gives -EINTR for a stop that no handler saw
+	waitKindMask = 0xf
+)
+
+func classify(nr uint64) waitCall {
+	switch nr {
+	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_POLL, unix.SYS_PPOLL,
+		unix.SYS_SELECT, unix.SYS_PSELECT6, unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_PAUSE:
+		return waitsOnly | eintrOnStop
+	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_FUTEX, unix.SYS_FUTEX_WAITV, unix.SYS_NANOSLEEP,
+		unix.SYS_CLOCK_NANOSLEEP, unix.SYS_RT_SIGSUSPEND:
+		return waitsOnly
+	case unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_IO_GETEVENTS, unix.SYS_IO_PGETEVENTS, unix.SYS_MSGRCV:
+		return waitsToTake | eintrOnStop
+	case unix.SYS_READ, unix.SYS_READV, unix.SYS_RECVFROM, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_WAIT4,
+		unix.SYS_WAITID, unix.SYS_RESTART_SYSCALL:
+		return waitsToTake
+	}
+	return notWait
+}
+
+// interrupted reports whether the stop broke off a system call that has to be made again.
+func interrupted(r *regs) bool {
+	if int64(r.Orig_rax) < 0 {
+		return false
+	}
+	switch int64(r.Rax) {
+	case erestartsys, erestartnointr, erestartnohand, erestartRestartblock:
+		return true
+	case -int64(unix.EINTR):
+		return classify(r.Orig_rax)&eintrOnStop != 0
+	}
+	return false
+}
+
+// atBoundary reports whether the stopped thread is between transactions.
+func atBoundary(r *regs) bool {
+	if int64(r.Orig_rax) < 0 {
+		return false
+	}
+	switch classify(r.Orig_rax) & waitKindMask {
+	case waitsOnly:
+		return true
+	case waitsToTake:
+		return interrupted(r)
+	}
+	return false
+}
+
+// rewind makes the thread repeat a system call that the stop broke off, so that the service never sees EINTR
+// for it. The caller has made sure that no real signal is pending, whose handler the EINTR would belong to.
+// A relative timeout starts anew, except select's, which the kernel has counted down.
+func rewind(r *regs) {
+	if interrupted(r) {
+		r.Rax = r.Orig_rax
+		r.Rip -= 2
+	}
+	r.Orig_rax = ^uint64(0)
+}

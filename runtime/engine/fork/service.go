@@ -1,0 +1,287 @@
+package fork
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/check"
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// New returns the fork engine. It needs ptrace over the service and nothing loaded into the kernel.
+func New() engine.Engine { return forkEngine{} }
+
+type forkEngine struct{}
+
+func (forkEngine) Name() string { return "fork" }
+
+// service is an adopted service.
+type service struct {
+	target  engine.Target
+	process process // the adopted one, parked for good
+	page    *ctl    // its control page
+	base    *image
+	sameIDs bool
+	net     netns
+	seq     atomic.Uint64
+
+	mu sync.Mutex // guards forks of one anchor against each other: branches of one image may overlap
+}
+
+// Adopt implements engine.Engine.
+func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, error) {
+	if err := precheck(t); err != nil {
+		return nil, err
+	}
+	id, err := identify(t.PID)
+	if err != nil {
+		return nil, err
+	}
+	p, err := id.reopen()
+	if err != nil {
+		return nil, err
+	}
+	tr, err := newTracee(t.PID)
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	defer tr.close()
+	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd}
+	x, err := ad.run(ctx)
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
+	}
+	s := &service{target: t, process: p, page: ad.pages[0]}
+	s.base = &image{s: s, a: x, plan: ad.plan, threads: ad.threads, base: true}
+	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
+		return nil, errors.Join(err, s.Destroy())
+	}
+	if !s.sameIDs {
+		t.Log.WithField("service", t.PID).Warn("the service lacks CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: " +
+			"instances get process ids of their own; programs that remember their thread ids may not work")
+	}
+	return s, nil
+}
+
+func precheck(t engine.Target) error {
+	report, err := check.Process(t.PID, checkOptions(t, true))
+	if err != nil {
+		return err
+	}
+	return report.Err()
+}
+
+// canKeepIDs reports whether the service's credentials suffice for clone3 with CLONE_NEWPID and set_tid.
+func canKeepIDs(pid int) (bool, error) {
+	caps, err := effectiveCaps(pid)
+	if err != nil {
+		return false, err
+	}
+	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_CHECKPOINT_RESTORE
+	return caps&need == need, nil
+}
+
+// Base implements engine.Service.
+func (s *service) Base() engine.Image { return s.base }
+
+// Branch implements engine.Service.
+func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.ConnID) (engine.Instance, []engine.Plumbed, error) {
+	m, ok := img.(*image)
+	if !ok || m.s != s {
+		return nil, nil, fmt.Errorf("image %T belongs to another service", img)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opPatience)
+	defer cancel()
+	s.mu.Lock()
+	a, err := m.a.fork(ctx, nil)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, nil, fmt.Errorf("branch: %w", err)
+	}
+	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared}
+	r := &rebuild{
+		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, name: in.name, net: &s.net,
+		keep: map[engine.ConnID]bool{},
+	}
+	for _, id := range keep {
+		r.keep[id] = true
+	}
+	err = r.run(ctx)
+	in.listeners = r.listenerList(len(s.target.Listeners))
+	if err == nil {
+		err = in.start(ctx, m.threads)
+	}
+	if err == nil {
+		err = a.prepare(ctx)
+	}
+	if err != nil {
+		for _, p := range r.plumbed {
+			unix.Close(p.FD)
+		}
+		return nil, nil, errors.Join(fmt.Errorf("branch: %w", err), in.Kill())
+	}
+	return in, r.plumbed, nil
+}
+
+func (r *rebuild) listenerList(n int) []listener {
+	out := make([]listener, n)
+	for i, l := range r.listeners {
+		out[i] = l
+	}
+	return out
+}
+
+// opPatience bounds every operation that waits for injected code.
+const opPatience = 30 * time.Second
+
+// Checkpoint implements engine.Service.
+func (s *service) Checkpoint(ctx context.Context, inst engine.Instance, conns engine.Conns) (engine.Image, engine.Timing, error) {
+	var tm engine.Timing
+	in, ok := inst.(*instance)
+	if !ok || in.s != s {
+		return nil, tm, fmt.Errorf("instance %T belongs to another service", inst)
+	}
+	if !in.Dormant() {
+		return nil, tm, fmt.Errorf("checkpoint of an instance that runs: %w", engine.ErrBusy)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opPatience)
+	defer cancel()
+	start := time.Now()
+	if err := in.parker.awaitParked(start.Add(opPatience)); err != nil {
+		return nil, tm, err
+	}
+	for {
+		img, known, err := s.capture(ctx, in, conns, &tm)
+		tm.Total = time.Since(start)
+		if err != nil {
+			return nil, tm, fmt.Errorf("checkpoint: %w", err)
+		}
+		if known {
+			return img, tm, nil
+		}
+		// It has a new shared mapping since it was last looked at: once more, with a copy of that one.
+		if err := img.a.discard(); err != nil {
+			return nil, tm, err
+		}
+	}
+}
+
+// capture takes one image. known is false if it turns out that not all shared mappings were copied.
+func (s *service) capture(ctx context.Context, in *instance, conns engine.Conns, tm *engine.Timing) (*image, bool, error) {
+	t0 := time.Now()
+	c := capturer{
+		pid: in.leader.PID, pidfd: in.leader.pidfd, listeners: in.listenerInodes(), conns: conns, shared: s.target.Shared,
+	}
+	p, err := c.run()
+	if err != nil {
+		return nil, false, err
+	}
+	t1 := time.Now()
+	hide, unshare := placeholders(p.virtual()), unshareMappings(in.shared)
+	a, err := in.a.fork(ctx, func(b *batch) {
+		unshare(b)
+		hide(b)
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	tm.Capture, tm.Fork = t1.Sub(t0), time.Since(t1)
+	img := &image{s: s, a: a, plan: p, threads: in.threadStates(), shared: in.shared}
+	now, err := sharedAnonymous(a.PID)
+	if err != nil {
+		return nil, false, errors.Join(err, a.discard())
+	}
+	if len(now) > len(in.shared) {
+		in.shared = now
+		return img, false, nil
+	}
+	if err := in.a.prepare(ctx); err != nil {
+		return nil, false, errors.Join(err, a.discard())
+	}
+	return img, true, nil
+}
+
+// serviceHandle is what Recover needs.
+type serviceHandle struct {
+	Process identity        `json:"process"`
+	Base    json.RawMessage `json:"base"`
+	SameIDs bool            `json:"sameIDs"`
+	Seq     uint64          `json:"seq"`
+}
+
+// Handle implements engine.Service.
+func (s *service) Handle() json.RawMessage {
+	return mustJSON(serviceHandle{s.process.identity, s.base.Handle(), s.sameIDs, s.seq.Load()})
+}
+
+func mustJSON(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // plain structs of numbers and strings
+	}
+	return b
+}
+
+// Recover implements engine.Engine.
+func (forkEngine) Recover(ctx context.Context, t engine.Target, state json.RawMessage) (engine.Service, error) {
+	var h serviceHandle
+	if err := json.Unmarshal(state, &h); err != nil {
+		return nil, fmt.Errorf("service handle: %w", err)
+	}
+	p, err := h.Process.reopen()
+	if err != nil {
+		return nil, err
+	}
+	s := &service{target: t, process: p, sameIDs: h.SameIDs}
+	s.seq.Store(h.Seq)
+	img, err := s.OpenImage(ctx, h.Base)
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	s.base = img.(*image)
+	s.base.base = true
+	return s, nil
+}
+
+// OpenImage implements engine.Service.
+func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.Image, error) {
+	var h imageHandle
+	if err := json.Unmarshal(handle, &h); err != nil {
+		return nil, fmt.Errorf("image handle: %w", err)
+	}
+	a, err := h.Anchor.open()
+	if err != nil {
+		return nil, err
+	}
+	return &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared}, nil
+}
+
+// Close implements engine.Service.
+func (s *service) Close() error {
+	s.process.close()
+	s.net.close()
+	if s.base != nil {
+		s.base.a.release()
+	}
+	return s.page.close()
+}
+
+// Destroy implements engine.Service. Instances and images that the caller still holds are its to kill and discard.
+func (s *service) Destroy() error {
+	var err error
+	if s.base != nil {
+		err = s.base.a.end()
+	}
+	err = errors.Join(err, s.process.end())
+	return errors.Join(err, s.Close())
+}

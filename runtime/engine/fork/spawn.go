@@ -1,0 +1,313 @@
+package fork
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD |
+	unix.CLONE_SYSVSEM | unix.CLONE_SETTLS | unix.CLONE_CHILD_SETTID | unix.CLONE_CHILD_CLEARTID
+
+const leaderFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SETTLS |
+	unix.CLONE_CHILD_SETTID | unix.CLONE_CHILD_CLEARTID | unix.CLONE_PIDFD
+
+// spawn creates the threads of an instance around an anchor. Each begins in the stub, parked on its own frame, and
+// no ptrace is involved: what a thread has to do to become the captured one is a batch of its own.
+type spawn struct {
+	a         *anchor
+	threads   []threadState // the leader first
+	sameIDs   bool          // in a pid namespace of their own, under the same ids
+	captures  []capture
+	initPidfd uint64
+	leadPidfd uint64
+}
+
+// capture is what a thread says about itself while it parks; see captureBatch.
+type capture struct {
+	clearTID  uint64
+	altStack  [24]byte
+	robust    uint64
+	robustLen uint64
+	name      [16]byte
+}
+
+const captureSize = 64
+
+// captureBatch is run by every thread each time it parks.
+func captureBatch(slot uint64) *batch {
+	b := &batch{at: slot + slotBatch}
+	at := slot + slotCapture
+	b.call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, at)
+	b.call(unix.SYS_SIGALTSTACK, 0, at+8)
+	b.call(unix.SYS_GET_ROBUST_LIST, 0, at+32, at+40)
+	b.call(unix.SYS_PRCTL, unix.PR_GET_NAME, at+48)
+	return b
+}
+
+func decodeCapture(b []byte) capture {
+	le := binary.LittleEndian
+	c := capture{clearTID: le.Uint64(b), robust: le.Uint64(b[32:]), robustLen: le.Uint64(b[40:])}
+	copy(c.altStack[:], b[8:])
+	copy(c.name[:], b[48:])
+	return c
+}
+
+// readCaptures reads what the parked threads said.
+func (s *spawn) readCaptures() error {
+	s.captures = make([]capture, len(s.threads))
+	var b [captureSize]byte
+	for i, t := range s.threads {
+		if err := readMem(s.a.PID, s.a.arena.slot(t.Slot)+slotCapture, b[:]); err != nil {
+			return gone(s.a.PID, err)
+		}
+		s.captures[i] = decodeCapture(b[:])
+	}
+	return nil
+}
+
+// own queues what thread i does first: registrations that a clone does not inherit.
+func (s *spawn) own(i int, b *batch) {
+	t, c := s.threads[i], s.captures[i]
+	at := s.a.arena.slot(t.Slot) + slotCapture
+	if c.robust != 0 {
+		b.call(unix.SYS_SET_ROBUST_LIST, c.robust, c.robustLen)
+	}
+	if t.Rseq.Ptr != 0 {
+		b.call(unix.SYS_RSEQ, t.Rseq.Ptr, int(t.Rseq.Size), 0, int(t.Rseq.Sig))
+	}
+	const ssDisable = 2
+	if binary.LittleEndian.Uint32(c.altStack[8:])&ssDisable == 0 {
+		b.call(unix.SYS_SIGALTSTACK, at+8, 0)
+	}
+	b.call(unix.SYS_PRCTL, unix.PR_SET_NAME, at+48)
+	if t.GSBase != 0 {
+		b.call(unix.SYS_ARCH_PRCTL, 0x1001, t.GSBase) // ARCH_SET_GS
+	}
+}
+
+// header writes a thread's context: run b, then park on the frame that is in the slot.
+func (s *spawn) header(i int, b *batch) error {
+	slot := s.a.arena.slot(s.threads[i].Slot)
+	head := make([]byte, ctxSize)
+	stubContext{
+		batch: b.at, n: len(b.entries), kind: kindThread, ctl: s.a.arena.ctl(s.a.side), frame: slot + slotFrame,
+	}.put(head)
+	return errors.Join(writeMem(s.a.PID, slot, head), writeMem(s.a.PID, b.at, b.encode()), writeMem(s.a.PID, b.dataAt, b.data))
+}
+
+func (s *spawn) setTID(b *batch, args *cloneArgs, tid int) {
+	if s.sameIDs {
+		args.setTID, args.setTIDSize = b.put(binary.LittleEndian.AppendUint32(nil, uint32(tid)), 4), 1
+	}
+}
+
+// run creates the threads and returns the leader and, with sameIDs, the init of its pid namespace.
+func (s *spawn) run(ctx context.Context) (leader, initp process, err error) {
+	if err := s.readCaptures(); err != nil {
+		return process{}, process{}, err
+	}
+	base := s.a.batch()
+	// The leader's batch and its data lie in the second half of the data area: the agent's own batch comes first.
+	lead := &batch{at: base.dataAt + 16<<10, dataAt: base.dataAt + 128<<10}
+	s.own(0, lead)
+	for i := 1; i < len(s.threads); i++ {
+		t := s.threads[i]
+		own := &batch{at: s.a.arena.slot(t.Slot) + slotBatch}
+		s.own(i, own)
+		if err := s.header(i, own); err != nil {
+			return process{}, process{}, err
+		}
+		args := cloneArgs{flags: threadFlags, childTID: s.captures[i].clearTID, tls: t.FSBase}
+		s.setTID(lead, &args, t.TID)
+		lead.clone(args, s.a.arena.slot(t.Slot))
+	}
+	if len(lead.entries)*entrySize > 112<<10 {
+		return process{}, process{}, fmt.Errorf("%d threads are too many", len(s.threads))
+	}
+	if err := s.header(0, lead); err != nil {
+		return process{}, process{}, err
+	}
+	if err := s.cloneLeader(ctx); err != nil {
+		return process{}, process{}, err
+	}
+	return s.collect(ctx, lead)
+}
+
+// cloneLeader makes the agent clone the leader, by way of a namespace init if the ids are to be the same.
+func (s *spawn) cloneLeader(ctx context.Context) error {
+	b := s.a.batch()
+	s.initPidfd, s.leadPidfd = b.reserve(8, 8), b.reserve(8, 8)
+	t, c := s.threads[0], s.captures[0]
+	args := cloneArgs{
+		flags: leaderFlags, pidfd: s.leadPidfd, childTID: c.clearTID, tls: t.FSBase, exitSignal: uint64(unix.SIGCHLD),
+	}
+	s.setTID(b, &args, t.TID)
+	if !s.sameIDs {
+		b.clone(args, s.a.arena.slot(t.Slot))
+		_, err := s.a.exec(ctx, b)
+		return err
+	}
+	// The init runs the leader's clone and then waits for ever: its control page is private memory that nobody writes.
+	ctx3, page := s.a.arena.agent(2), s.a.arena.agent(4)
+	ib := &batch{at: b.at + 16*entrySize, dataAt: b.dataAt + 4096}
+	argsAt := b.put(args.encode(), 8)
+	r := ib.call(unix.SYS_CLONE3, argsAt, cloneArgsSize)
+	ib.entries[r-1].kind, ib.entries[r-1].child = entryClone, s.a.arena.slot(t.Slot)
+	head := make([]byte, ctxSize)
+	stubContext{batch: ib.at, n: 1, kind: kindAgent, ctl: page}.put(head)
+	idle := make([]byte, 0x100)
+	binary.LittleEndian.PutUint32(idle[ctlCmd:], 1)
+	if err := errors.Join(writeMem(s.a.PID, ib.at, ib.encode()), writeMem(s.a.PID, ctx3, head), writeMem(s.a.PID, page, idle)); err != nil {
+		return gone(s.a.PID, err)
+	}
+	b.clone(cloneArgs{
+		flags: unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_NEWPID |
+			unix.CLONE_PARENT | unix.CLONE_PIDFD,
+		pidfd: s.initPidfd,
+	}, ctx3)
+	if _, err := s.a.exec(ctx, b); err != nil {
+		return fmt.Errorf("make a pid namespace: %w", err)
+	}
+	return s.poll(ctx, func() (bool, error) {
+		n, err := s.a.readInt(page + ctlDone)
+		if err != nil || n == 0 {
+			return false, err
+		}
+		res := make([]byte, entrySize)
+		if err := readMem(s.a.PID, ib.at, res); err != nil {
+			return false, gone(s.a.PID, err)
+		}
+		if v := result(res, 1); v < 0 {
+			return false, fmt.Errorf("clone leader with pid %d: %w", t.TID, unix.Errno(-v))
+		}
+		return true, nil
+	})
+}
+
+// poll repeats until ready or ctx is done. Nothing here is on the transaction path.
+func (s *spawn) poll(ctx context.Context, ready func() (bool, error)) error {
+	for {
+		ok, err := ready()
+		if ok || err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("instance does not come up: %w", err)
+		}
+		if !s.a.alive() {
+			return fmt.Errorf("process %d: %w", s.a.PID, engine.ErrGone)
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// collect waits until all threads are parked and takes hold of the processes.
+func (s *spawn) collect(ctx context.Context, lead *batch) (leader, initp process, err error) {
+	if leader, err = s.take(s.leadPidfd); err != nil {
+		return leader, initp, err
+	}
+	if s.sameIDs {
+		if initp, err = s.take(s.initPidfd); err != nil {
+			leader.close()
+			return leader, initp, err
+		}
+	}
+	fail := func(err error) (process, process, error) {
+		return leader, initp, errors.Join(err, leader.end(), initp.end())
+	}
+	for i := range s.threads {
+		slot := s.a.arena.slot(s.threads[i].Slot)
+		err := s.poll(ctx, func() (bool, error) {
+			var h [ctxSize]byte
+			if err := readMem(s.a.PID, slot, h[:]); err != nil {
+				return false, gone(s.a.PID, err)
+			}
+			if left := binary.LittleEndian.Uint64(h[ctxFailed:]); left != 0 {
+				return false, fmt.Errorf("thread %d: registration fails (%d calls left)", s.threads[i].TID, left)
+			}
+			if !leader.alive() {
+				return false, fmt.Errorf("leader: %w", engine.ErrGone)
+			}
+			return binary.LittleEndian.Uint32(h[ctxParked:]) == 1, nil
+		})
+		if err != nil {
+			return fail(err)
+		}
+	}
+	enc := make([]byte, len(lead.entries)*entrySize)
+	if err := readMem(s.a.PID, lead.at, enc); err != nil {
+		return fail(gone(s.a.PID, err))
+	}
+	// Without ids of its own choosing a thread gets a new one.
+	for n, i := 0, 1; n < len(lead.entries) && !s.sameIDs; n++ {
+		if lead.entries[n].kind == entryClone {
+			s.threads[i].TID = int(result(enc, ref(n+1)))
+			i++
+		}
+	}
+	b := s.a.batch()
+	b.dataAt += 64
+	b.call(unix.SYS_CLOSE, intAt(s.leadPidfd))
+	if s.sameIDs {
+		b.call(unix.SYS_CLOSE, intAt(s.initPidfd))
+	}
+	if _, err := s.a.exec(ctx, b); err != nil {
+		return fail(err)
+	}
+	return leader, initp, nil
+}
+
+func (s *spawn) take(addr uint64) (process, error) {
+	fd, err := s.a.getfd(addr)
+	if err != nil {
+		return process{}, err
+	}
+	p, err := openProcess(fd)
+	if err != nil {
+		unix.Close(fd)
+	}
+	return p, err
+}
+
+// adoptThreads fills t with the threads of a process that was just spawned.
+func adoptThreads(t *tracee, states []threadState) error {
+	byTID := make(map[int]threadState, len(states))
+	for _, s := range states {
+		byTID[s.TID] = s
+	}
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", t.pid))
+	if err != nil {
+		return gone(t.pid, err)
+	}
+	for _, n := range names {
+		tid, err := strconv.Atoi(n.Name())
+		if err != nil {
+			return err
+		}
+		inner, err := innerTID(t.pid, tid)
+		if errors.Is(err, engine.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		th := thread{tid: tid}
+		if s, ok := byTID[inner]; ok {
+			th.state, th.known = s, true
+		} else if len(states) == 1 && tid == t.pid {
+			th.state, th.known = states[0], true
+			th.state.TID = inner
+		}
+		t.threads = append(t.threads, th)
+	}
+	return nil
+}

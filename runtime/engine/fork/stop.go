@@ -1,0 +1,370 @@
+package fork
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// thread is one thread of a service. regs and mask are only valid while it is stopped.
+type thread struct {
+	tid     int // in the engine's pid namespace
+	state   threadState
+	regs    regs
+	mask    uint64
+	known   bool // state is filled in
+	held    bool // seized
+	awaited bool // and stopped
+	inCall  bool // it was stopped in a system call
+}
+
+// threadState is what a new thread needs to become this one, beside its slot in the arena.
+type threadState struct {
+	TID    int        `json:"tid"` // in the service's pid namespace
+	Slot   int        `json:"slot"`
+	FSBase uint64     `json:"fs"`
+	GSBase uint64     `json:"gs,omitempty"`
+	Rseq   rseqConfig `json:"rseq"`
+}
+
+// tracee stops and releases all threads of one process.
+type tracee struct {
+	pid     int
+	tasks   *os.File // /proc/PID/task
+	threads []thread
+	dirents [4096]byte
+}
+
+func newTracee(pid int) (*tracee, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	return &tracee{pid: pid, tasks: f}, nil
+}
+
+func (t *tracee) close() error { return t.tasks.Close() }
+
+// gone translates the ways in which the kernel says that a process is dead.
+func gone(pid int, err error) error {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECHILD) {
+		return fmt.Errorf("process %d: %w", pid, engine.ErrGone)
+	}
+	return err
+}
+
+// errThreadGone is internal: the thread exited between listing and stop.
+var errThreadGone = errors.New("thread is gone")
+
+// stop stops all threads at a transaction boundary, or after limit gives engine.ErrBusy with every thread running
+// again. With limit 0 they stop wherever they are. The caller is locked to its OS thread.
+func (t *tracee) stop(limit time.Duration) error {
+	if err := t.stopAnywhere(); err != nil {
+		t.release()
+		return err
+	}
+	if limit == 0 {
+		for i := range t.threads {
+			rewind(&t.threads[i].regs)
+		}
+		return nil
+	}
+	deadline := time.Now().Add(limit)
+	for i := range t.threads {
+		if err := t.walk(&t.threads[i], deadline); err != nil {
+			t.release()
+			return err
+		}
+		rewind(&t.threads[i].regs)
+	}
+	return nil
+}
+
+// stopAnywhere seizes and interrupts threads until no new one turns up.
+func (t *tracee) stopAnywhere() error {
+	for {
+		for i := range t.threads {
+			th := &t.threads[i]
+			if th.held {
+				continue
+			}
+			if err := t.seize(th); err != nil {
+				// Those already interrupted have to be awaited before they can be released.
+				return errors.Join(err, t.awaitAll())
+			}
+		}
+		if err := t.awaitAll(); err != nil {
+			return err
+		}
+		more, err := t.list()
+		if err != nil {
+			return err
+		}
+		if len(t.threads) == 0 {
+			return fmt.Errorf("process %d: %w", t.pid, engine.ErrGone)
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+func (t *tracee) seize(th *thread) error {
+	err := ptrace(unix.PTRACE_SEIZE, th.tid, 0, unix.PTRACE_O_TRACESYSGOOD)
+	if errors.Is(err, unix.ESRCH) {
+		th.tid = 0
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("thread %d of process %d: seize: %w", th.tid, t.pid, err)
+	}
+	th.held, th.awaited = true, false
+	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("thread %d of process %d: interrupt: %w", th.tid, t.pid, err)
+	}
+	return nil
+}
+
+// awaitAll waits for every seized thread to stop, also after an error: a thread that was interrupted and is never
+// awaited could not be released.
+func (t *tracee) awaitAll() error {
+	var first error
+	for i := range t.threads {
+		th := &t.threads[i]
+		if th.tid == 0 || !th.held || th.awaited {
+			continue
+		}
+		err := t.await(th)
+		th.awaited = true
+		if errors.Is(err, errThreadGone) {
+			th.tid = 0
+		} else if err != nil && first == nil {
+			first = err
+		}
+	}
+	t.dropDead()
+	return first
+}
+
+// await waits for the stop that PTRACE_INTERRUPT asked for and reads the thread's state. Signals that arrive
+// first are delivered: their handlers run after the thread goes on.
+func (t *tracee) await(th *thread) error {
+	for {
+		ws, err := waitTask(th.tid)
+		if err != nil {
+			if errors.Is(err, unix.ECHILD) {
+				return errThreadGone
+			}
+			return fmt.Errorf("thread %d of process %d: wait: %w", th.tid, t.pid, err)
+		}
+		if !ws.Stopped() {
+			th.held = false
+			return errThreadGone
+		}
+		if int(ws)>>16 != unix.PTRACE_EVENT_STOP {
+			sig := ws.StopSignal()
+			if sig == unix.SIGTRAP|0x80 {
+				sig = 0
+			}
+			if err := ptrace(unix.PTRACE_CONT, th.tid, 0, uintptr(sig)); err != nil {
+				return gone(th.tid, err)
+			}
+			continue
+		}
+		if err := getRegs(th.tid, &th.regs); err != nil {
+			return errThreadGone
+		}
+		if err := getSigmask(th.tid, &th.mask); err != nil {
+			return errThreadGone
+		}
+		th.inCall = int64(th.regs.Orig_rax) >= 0
+		if !interrupted(&th.regs) {
+			return nil
+		}
+		// A real signal that is due decides what becomes of the interrupted call: let it come first.
+		due, err := pendingUnblocked(th.tid, th.mask)
+		if err != nil {
+			return fmt.Errorf("thread %d of process %d: peek signals: %w", th.tid, t.pid, err)
+		}
+		if !due {
+			return nil
+		}
+		if err := ptrace(unix.PTRACE_CONT, th.tid, 0, 0); err != nil {
+			return errThreadGone
+		}
+		if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
+			return errThreadGone
+		}
+	}
+}
+
+// walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
+func (t *tracee) walk(th *thread, deadline time.Time) error {
+	for !atBoundary(&th.regs) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("thread %d of process %d is not waiting: %w", th.tid, t.pid, engine.ErrBusy)
+		}
+		entered, err := t.nextCall(th, deadline)
+		if err != nil {
+			return err
+		}
+		if !entered {
+			continue
+		}
+		switch classify(th.regs.Orig_rax) & waitKindMask {
+		case waitsOnly: // do not even begin it: it is made when the thread goes on
+			th.regs.Rax = th.regs.Orig_rax
+			th.regs.Rip -= 2
+			th.regs.Orig_rax = ^uint64(0)
+			return nil
+		case waitsToTake: // begin it: if it has to block, the interrupt breaks it off
+			if err := t.resumeInterrupted(th); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *tracee) resumeInterrupted(th *thread) error {
+	if err := ptrace(unix.PTRACE_CONT, th.tid, 0, 0); err != nil {
+		return gone(t.pid, err)
+	}
+	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
+		return gone(t.pid, err)
+	}
+	if err := t.await(th); err != nil {
+		return gone(t.pid, unix.ESRCH)
+	}
+	return nil
+}
+
+// nextCall runs the thread to its next system call entry. false: a time slice passed without one.
+func (t *tracee) nextCall(th *thread, deadline time.Time) (bool, error) {
+	if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
+		return false, gone(t.pid, err)
+	}
+	for {
+		var ws unix.WaitStatus
+		n, err := unix.Wait4(th.tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || (n == th.tid && !ws.Stopped()) {
+			return false, gone(t.pid, unix.ESRCH)
+		}
+		if n == 0 {
+			if time.Now().After(deadline) {
+				return false, t.interruptRunning(th)
+			}
+			time.Sleep(5 * time.Microsecond)
+			continue
+		}
+		if ws.StopSignal() != unix.SIGTRAP|0x80 {
+			sig := ws.StopSignal()
+			if int(ws)>>16 != 0 {
+				sig = 0
+			}
+			if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, uintptr(sig)); err != nil {
+				return false, gone(t.pid, err)
+			}
+			continue
+		}
+		if err := getRegs(th.tid, &th.regs); err != nil {
+			return false, gone(t.pid, err)
+		}
+		if int64(th.regs.Rax) == -int64(unix.ENOSYS) { // entry, not exit
+			th.inCall = true
+			return true, getSigmask(th.tid, &th.mask)
+		}
+		if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
+			return false, gone(t.pid, err)
+		}
+	}
+}
+
+func (t *tracee) interruptRunning(th *thread) error {
+	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
+		return gone(t.pid, err)
+	}
+	if err := t.await(th); err != nil {
+		return gone(t.pid, unix.ESRCH)
+	}
+	return nil
+}
+
+// release lets every held thread run on exactly as it was stopped: the kernel itself restarts what it interrupted.
+func (t *tracee) release() {
+	for i := range t.threads {
+		if th := &t.threads[i]; th.held && th.tid != 0 {
+			// ESRCH: it died; there is nothing to release.
+			_ = ptrace(unix.PTRACE_DETACH, th.tid, 0, 0)
+			th.held = false
+		}
+	}
+	t.dropDead()
+}
+
+func (t *tracee) dropDead() {
+	live := t.threads[:0]
+	for _, th := range t.threads {
+		if th.tid != 0 {
+			live = append(live, th)
+		}
+	}
+	t.threads = live
+}
+
+// list adds threads that are not known yet and reports whether there were any.
+func (t *tracee) list() (bool, error) {
+	more := false
+	if _, err := unix.Seek(int(t.tasks.Fd()), 0, unix.SEEK_SET); err != nil {
+		return false, gone(t.pid, err)
+	}
+	for {
+		n, err := unix.Getdents(int(t.tasks.Fd()), t.dirents[:])
+		if err != nil {
+			return false, gone(t.pid, err)
+		}
+		if n == 0 {
+			return more, nil
+		}
+		for b := t.dirents[:n]; len(b) > 0; {
+			reclen := int(b[16]) | int(b[17])<<8
+			if tid := atoiz(b[19:reclen]); tid != 0 && !t.has(tid) {
+				t.threads = append(t.threads, thread{tid: tid})
+				more = true
+			}
+			b = b[reclen:]
+		}
+	}
+}
+
+func (t *tracee) has(tid int) bool {
+	for i := range t.threads {
+		if t.threads[i].tid == tid {
+			return true
+		}
+	}
+	return false
+}
+
+// atoiz parses a NUL-terminated decimal; 0 if it is none.
+func atoiz(b []byte) int {
+	n := 0
+	for _, c := range b {
+		if c == 0 {
+			return n
+		}
+		if c < '0' || c > '9' {
+			return 0
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n
+}
