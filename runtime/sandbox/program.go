@@ -85,4 +85,3 @@ func mayExecute(st *unix.Stat_t, spec *specs.Spec) bool {
 	}
 	return st.Mode&0o001 != 0
 }
-

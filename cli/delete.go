@@ -1,0 +1,33 @@
+package cli
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"corsa.dev/corsa/runtime/sandbox"
+)
+
+func newDeleteCommand(g *globals) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "delete [flags] ID",
+		Short: "Remove a container: processes, cgroup and state",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := sandbox.Load(g.Root, args[0])
+			if errors.Is(err, sandbox.ErrNotExist) {
+				removed, rerr := sandbox.RemoveLeftover(g.Root, args[0])
+				if rerr != nil || removed || force {
+					return rerr
+				}
+			}
+			if err != nil {
+				return err
+			}
+			return s.Delete(cmd.Context(), force)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill the container first if it is running; an unknown id is no error")
+	return cmd
+}

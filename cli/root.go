@@ -1,0 +1,171 @@
+// Package cli is corsa's command line: one file per verb, each parses its arguments, calls the runtime and prints.
+//
+// To add a verb, write its constructor, func newXCommand(g *globals) *cobra.Command, and list it in verbs. A verb
+// returns its error; it neither prints nor exits. See exit.go for the exit codes.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+)
+
+// verbs are the constructors of all commands.
+var verbs = []func(*globals) *cobra.Command{
+	newCreateCommand,
+	newDeleteCommand,
+	newExecCommand,
+	newKillCommand,
+	newListCommand,
+	newPauseCommand,
+	newPsCommand,
+	newResumeCommand,
+	newRunCommand,
+	newSpecCommand,
+	newStartCommand,
+	newStateCommand,
+}
+
+// globals are the options that every verb has. They are valid when a verb's RunE is called.
+type globals struct {
+	Root string         // absolute state root
+	Log  *logrus.Logger // where messages for people and their tools go; data goes to standard output
+
+	logPath   string
+	logFormat string
+	debug     bool
+	logFile   *os.File // nil: standard error
+}
+
+// Main runs the command line args and returns the exit code.
+func Main(args []string) int {
+	g := &globals{Log: logrus.StandardLogger()}
+	root, running := newRootCommand(g)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	var code exitCode
+	if errors.As(err, &code) {
+		return int(code)
+	}
+	if err == nil {
+		return 0
+	}
+	// What fails before a verb runs is cobra's: an unknown verb or flag, a wrong number of arguments.
+	if !*running {
+		var failure *setupError
+		if !errors.As(err, &failure) {
+			err = &usageError{err}
+		}
+	}
+	g.report(err)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(os.Stderr, "Usage: %s\n", cmd.UseLine())
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// newRootCommand builds the command tree. running is set once a verb's own code runs.
+func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
+	running = new(bool)
+	root = &cobra.Command{
+		Use:   "corsa [flags] VERB",
+		Short: "Run OS services once, with a private instance for every app",
+		Long: "corsa runs an OS service once and gives every app its own private instance of it, with checkpoints.\n" +
+			"It is also an OCI container runtime with the verbs of runc.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(*cobra.Command, []string) error {
+			return usagef("no verb given; `corsa help` lists them")
+		},
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown verb %q; `corsa help` lists them", args[0])
+			}
+			return nil
+		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return g.setUp() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&g.Root, "root", defaultRoot(), "directory of the containers' state; best on a tmpfs")
+	f.StringVar(&g.logPath, "log", "", "append messages to this file too (default: standard error only)")
+	f.StringVar(&g.logFormat, "log-format", "text", "format of messages: text or json")
+	f.BoolVar(&g.debug, "debug", false, "log what is done")
+	// Only verbs take flags of their own, so a flag before the verb is global and the verb's stay behind it.
+	root.TraverseChildren = true
+	root.CompletionOptions.HiddenDefaultCmd = true
+	for _, make := range verbs {
+		root.AddCommand(make(g))
+	}
+	noteRunning(root, running)
+	return root, running
+}
+
+// noteRunning makes every command set running before its RunE.
+func noteRunning(cmd *cobra.Command, running *bool) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			*running = true
+			return run(c, args)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		noteRunning(c, running)
+	}
+}
+
+// defaultRoot is what runc does: the user's runtime directory if there is one and we are not root.
+func defaultRoot() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, "corsa")
+	}
+	return "/run/corsa"
+}
+
+// setUp validates the global options and opens the log.
+func (g *globals) setUp() error {
+	root, err := filepath.Abs(g.Root)
+	if err != nil {
+		return &setupError{err}
+	}
+	if g.Root == "" || root == "/" {
+		return fmt.Errorf("--root %q: must be a directory other than /", g.Root)
+	}
+	g.Root = root
+	switch g.logFormat {
+	case "text":
+	case "json":
+		g.Log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return fmt.Errorf("--log-format %q: must be text or json", g.logFormat)
+	}
+	if g.debug {
+		g.Log.SetLevel(logrus.DebugLevel)
+	}
+	if g.logPath == "" {
+		return nil
+	}
+	f, err := os.OpenFile(g.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0o644)
+	if err != nil {
+		return &setupError{fmt.Errorf("--log: %w", err)}
+	}
+	g.logFile = f
+	g.Log.SetOutput(f)
+	return nil
+}
+
+// report shows an error: to the log file or as JSON for programs, as plain text on standard error for people.
+func (g *globals) report(err error) {
+	if g.logFile != nil || g.logFormat == "json" {
+		g.Log.Error(err)
+	}
+	if g.logFile != nil || g.logFormat != "json" {
+		io.WriteString(os.Stderr, "corsa: "+err.Error()+"\n")
+	}
+}

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/sandbox"
+)
+
+func newRunCommand(g *globals) *cobra.Command {
+	var f createFlags
+	var detach, keep bool
+	cmd := &cobra.Command{
+		Use:   "run [flags] ID",
+		Short: "Create a container, execute its program and delete it when that has ended",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.options(g, args[0])
+			if err != nil {
+				return err
+			}
+			if detach {
+				return runDetached(cmd.Context(), o, f.consoleSocket)
+			}
+			if f.consoleSocket != "" {
+				return usagef("--console-socket is of use with --detach only")
+			}
+			return runAttached(cmd.Context(), g, o, keep)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "return once the program has been started")
+	cmd.Flags().BoolVar(&keep, "keep", false, "do not delete the container at the end")
+	return cmd
+}
+
+func runDetached(ctx context.Context, o sandbox.Options, consoleSocket string) error {
+	s, err := createDetached(ctx, o, consoleSocket)
+	if err != nil {
+		return err
+	}
+	if err := s.Start(); err != nil {
+		return errors.Join(err, s.Delete(ctx, true))
+	}
+	return nil
+}
+
+func runAttached(ctx context.Context, g *globals, o sandbox.Options, keep bool) error {
+	a, err := newAttachment(g.Log, o.Spec.Process.Terminal)
+	if err != nil {
+		return err
+	}
+	o.Stdio = a.stdio
+	s, err := sandbox.Create(ctx, o)
+	if err != nil {
+		a.abandon()
+		return err
+	}
+	if err = a.connect(s.Init()); err == nil {
+		err = s.Start()
+	}
+	if err != nil {
+		err = errors.Join(err, s.Signal(unix.SIGKILL))
+	}
+	code, werr := a.wait(s.Init())
+	if err = errors.Join(err, werr); err != nil || !keep {
+		err = errors.Join(err, s.Delete(ctx, true))
+	}
+	if err != nil {
+		return err
+	}
+	return exitCode(code)
+}
