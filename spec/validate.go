@@ -1,0 +1,95 @@
+package spec
+
+import (
+	"errors"
+	"slices"
+	"strings"
+)
+
+// Validate checks a Service that was not made by FromAnnotations. Its error is that of FromAnnotations.
+func (s *Service) Validate() error {
+	_, _, err := FromAnnotations(s.Annotations())
+	return err
+}
+
+// contradictions checks what no value shows by itself. noEndpoint says that neither endpoint key was given at
+// all; one that was given and is wrong has been reported already.
+//
+// Two pairs look contradictory and are not: on-crash=retry with checkpoint=manual re-delivers the request to the
+// newest state there is, which may be the base; and crash-reply with on-crash=retry is for the request whose
+// retries are used up.
+func (s *Service) contradictions(noEndpoint bool) error {
+	var problems []error
+	report := func(key, value, problem, legal string) {
+		problems = append(problems, &KeyError{Key: key, Value: value, Problem: problem, Legal: legal})
+	}
+	if noEndpoint {
+		report(KeySocket, "", "a service needs an address, and neither this key nor "+KeyTCP+" is given", legalSocket)
+	}
+	seen := map[Endpoint]bool{}
+	for _, e := range s.Endpoints {
+		key := KeySocket
+		if e.Network == "tcp" {
+			key = KeyTCP
+			if s.AppKey == AppKeyPID || s.AppKey == AppKeyCgroup {
+				report(KeyAppKey, string(s.AppKey),
+					"contradicts "+key+"="+e.Address+": a TCP connection does not tell its peer's process", "uid, connection")
+			}
+		}
+		if seen[e] {
+			report(key, e.Address, "is listed twice", "each address once")
+		}
+		seen[e] = true
+	}
+	for i, path := range s.Shared {
+		switch problem := pathProblem(path); {
+		case problem != "":
+			report(KeyShared, path, problem, legalShared)
+		case seen[Endpoint{Network: "unix", Address: path}]:
+			report(KeyShared, path, "contradicts "+KeySocket+": each instance listens on a socket of its own", legalShared)
+		case slices.Contains(s.Shared[:i], path):
+			report(KeyShared, path, "is listed twice", "each path once")
+		}
+	}
+	if strings.ContainsRune(s.Warm, 0) {
+		report(KeyWarm, s.Warm, "contains a NUL byte", "a shell command")
+	}
+	return errors.Join(problems...)
+}
+
+// unknownKey suggests the nearest key there is, if one is near.
+func unknownKey(key string) error {
+	const tooFar = 4
+	best, distance := "", tooFar
+	for _, k := range Keys() {
+		if d := editDistance(strings.ToLower(key), k); d < distance {
+			best, distance = k, d
+		}
+	}
+	e := &KeyError{Key: key, Problem: "there is no such key", Legal: strings.Join(Keys(), ", ")}
+	if best != "" {
+		e.Problem += "; did you mean " + best + "?"
+	}
+	return e
+}
+
+// editDistance is the number of bytes to insert, delete or replace that make b of a.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
