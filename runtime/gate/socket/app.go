@@ -1,0 +1,294 @@
+package socket
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
+)
+
+type phase int
+
+const (
+	phaseEmpty phase = iota // no instance, and nobody has asked for one
+	phaseBusy               // a worker has the app: its requests wait
+	phaseReady              // the instance serves
+	phaseDown               // quarantined or stopped: connections are answered with the crash reply
+)
+
+const (
+	parkLimit   = 300 * time.Microsecond // that the loop waits for an instance to reach a boundary
+	settleRetry = 200_000                // ns between two looks whether an instance has become quiet
+	settleLimit = 100_000_000            // ns after which transactions without an end are no longer waited for
+	forceLimit  = 1_000_000_000          // ns after which Hold parks an instance at any instruction
+	freshLimit  = 10_000_000             // ns that an instance gets for accepting a connection
+	idleLimit   = 100_000_000            // ns without a byte after which a parallel instance is parked
+)
+
+// An app is everything that the loop knows of one app. Only the loop touches it, except for the counters.
+type app struct {
+	alarms alarms
+	key    instance.App
+	seat   seat
+	phase  phase
+	inst   engine.Instance // nil without one
+	slot   int32           // of its pidfd, 0 if that is not watched
+	conns  []*conn         // in no order
+
+	ready    []*conn // have input that was not admitted
+	undialed []*conn // the instance's backlog had no room
+	fresh    []*conn // not known to be accepted by the service
+	dirty    []*conn // got bytes since the app was last quiet
+
+	open     int   // transactions under way, without the long ones
+	long     int   // transactions that outlasted a quantum; nobody waits for them any more
+	turnFrom int64 // when the instance became active
+	lastUse  int64 // only kept if instances run in parallel
+
+	due        string // why a checkpoint is due, "" if none is
+	holds      []*hold
+	settleFrom int64 // since when a boundary has been wanted; 0: it is not
+	answered   int   // transactions since the last checkpoint
+	ckptAt     int64 // when the last checkpoint was taken
+	downErr    error // in phaseDown
+	counters   *counters
+}
+
+// counters are written by the loop and read by Stats.
+type counters struct {
+	conns                        atomic.Int64
+	transactions, switches       atomic.Uint64
+	bytesIn, bytesOut, waitingNs atomic.Uint64
+	breaks                       atomic.Uint64
+}
+
+func (c *counters) stats(key instance.App) gate.AppStats {
+	return gate.AppStats{
+		App: key, Connections: int(c.conns.Load()),
+		Transactions: c.transactions.Load(), Switches: c.switches.Load(),
+		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
+		Waiting: time.Duration(c.waitingNs.Load()),
+	}
+}
+
+// admit reports whether a request of a may be forwarded now. If not, the app is queued for a turn.
+func (g *Gate) admit(a *app) bool {
+	if a.phase != phaseReady || a.settleFrom != 0 {
+		return false
+	}
+	if !g.strict {
+		return true
+	}
+	if g.sched.runs(&a.seat) && g.sched.head == nil {
+		return true
+	}
+	now := g.now()
+	if g.sched.admits(&a.seat, now) {
+		return true
+	}
+	g.sched.want(&a.seat, false, now)
+	return false
+}
+
+// rouse makes sure that a's instance will run although no request may come: it has a connection to accept, or to
+// notice the end of one.
+func (g *Gate) rouse(a *app) {
+	switch {
+	case a.phase != phaseReady:
+	case g.strict:
+		g.sched.want(&a.seat, false, g.now())
+	default:
+		g.activate(a)
+	}
+}
+
+// activate lets the instance run. Bytes for it have been written before.
+func (g *Gate) activate(a *app) {
+	if !a.inst.Dormant() {
+		return
+	}
+	a.turnFrom = g.now()
+	if err := a.inst.Activate(); err != nil && !errors.Is(err, engine.ErrGone) {
+		g.logApp(a).WithError(err).Error("cannot activate the instance")
+	}
+	if !g.strict {
+		g.clock.set(&a.alarms, alarmIdle, a.turnFrom+idleLimit)
+	}
+}
+
+// quiet reports whether a's instance is at a transaction boundary as far as bytes can tell: every request has
+// been consumed and answered, and every connection accepted. Park tells the rest.
+func (g *Gate) quiet(a *app) bool {
+	if a.open > 0 {
+		return false
+	}
+	keep := a.dirty[:0]
+	for _, c := range a.dirty {
+		if c.closed || c.long || c.s.fd < 0 || (!c.up.pending() && unconsumed(c.s.fd) <= 0) {
+			c.dirty = false
+			continue
+		}
+		keep = append(keep, c)
+	}
+	a.dirty = keep
+	return len(keep) == 0 && g.acceptedAll(a)
+}
+
+// acceptedAll reports whether the service has accepted every connection, or had time to.
+func (g *Gate) acceptedAll(a *app) bool {
+	if len(a.fresh) == 0 {
+		return true
+	}
+	keep := a.fresh[:0]
+	for _, c := range a.fresh {
+		if !c.fresh || c.closed {
+			continue
+		}
+		if c.peer() != 0 {
+			c.fresh = false
+			continue
+		}
+		keep = append(keep, c)
+	}
+	a.fresh = keep
+	return len(keep) == 0 || g.now() > a.turnFrom+freshLimit
+}
+
+// giveUpOn stops waiting for the transactions that are under way.
+func (g *Gate) giveUpOn(a *app) {
+	for _, c := range a.conns {
+		if c.open && !c.long {
+			c.long = true
+			a.open--
+			a.long++
+		}
+	}
+}
+
+// turns carries out what the schedule decides.
+func (g *Gate) turns() {
+	for {
+		quiet := false
+		if g.sched.undecided() {
+			quiet = g.atBoundary(g.sched.cur.owner)
+		}
+		v, at := g.sched.step(g.now(), quiet)
+		switch v {
+		case begin:
+			g.begin()
+		case park, breakIn:
+			if !g.endTurn(v) {
+				return
+			}
+		case stay:
+			if at != 0 {
+				if !quiet && g.sched.cur.owner.open == 0 {
+					at = min(at, g.now()+settleRetry) // no event will tell
+				}
+				g.clock.set(&g.alarms, alarmTurn, at)
+			}
+			return
+		}
+	}
+}
+
+// atBoundary is quiet for the purpose of ending a turn: one that was given to unfinished transactions lasts.
+func (g *Gate) atBoundary(a *app) bool {
+	if a.seat.resume && a.long > 0 {
+		return false
+	}
+	return g.quiet(a)
+}
+
+// endTurn parks the running instance.
+func (g *Gate) endTurn(v verdict) bool {
+	a := g.sched.cur.owner
+	err := a.inst.Park(parkLimit)
+	if v == breakIn && errors.Is(err, engine.ErrBusy) {
+		err = a.inst.Park(0)
+		a.counters.breaks.Add(1)
+	}
+	switch {
+	case err == nil, errors.Is(err, engine.ErrGone): // the pidfd tells the loop about the latter
+	case errors.Is(err, engine.ErrBusy):
+		g.sched.busy(g.now())
+		g.clock.set(&g.alarms, alarmTurn, g.now()+parkRetry)
+		return false
+	default:
+		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
+	}
+	g.sched.parked()
+	if v == breakIn {
+		g.giveUpOn(a)
+	}
+	if a.long > 0 {
+		g.pause(a)
+	}
+	return true
+}
+
+// pause plans the next turn for transactions that did not end in this one. A turn that was not enough is doubled,
+// up to a quantum; the pauses are long enough to leave most of the time to the others.
+func (g *Gate) pause(a *app) {
+	if a.seat.resume && a.seat.grant < maxQuantum {
+		a.seat.grant *= 2
+	} else if !a.seat.resume {
+		a.seat.grant = firstGrant
+	}
+	g.clock.set(&a.alarms, alarmResume, g.now()+resumeBackoff*a.seat.grant)
+}
+
+// begin gives the next app its turn: its requests are in the sockets before its instance wakes.
+func (g *Gate) begin() {
+	last := g.sched.cur
+	x := g.sched.begin(g.now())
+	a := x.owner
+	if last != x {
+		a.counters.switches.Add(1)
+	}
+	a.turnFrom = g.now()
+	g.admitWaiting(a)
+	if a.phase == phaseReady {
+		g.dialWaiting(a)
+		g.activate(a)
+	}
+}
+
+// admitWaiting forwards what a's connections have been holding back.
+func (g *Gate) admitWaiting(a *app) {
+	waiting := a.ready
+	a.ready = g.spare[:0]
+	for i, c := range waiting {
+		waiting[i] = nil
+		c.waiting = false
+		if c.waitFrom != 0 {
+			a.counters.waitingNs.Add(uint64(g.now() - c.waitFrom))
+			c.waitFrom = 0
+		}
+		g.pump(c)
+	}
+	g.spare = waiting[:0]
+}
+
+// count notes an answered transaction and whether it makes a checkpoint due.
+func (g *Gate) count(a *app) {
+	a.counters.transactions.Add(1)
+	a.answered++
+	if g.strict && g.sched.runs(&a.seat) {
+		g.sched.answered()
+	}
+	switch p := &g.cfg.Service.Checkpoint; p.Mode {
+	case spec.CheckpointEvery:
+		if a.answered >= p.N && a.due == "" {
+			g.wantCheckpoint(a, string(p.Mode))
+		}
+	case spec.CheckpointInterval:
+		if a.answered == 1 {
+			g.clock.set(&a.alarms, alarmInterval, max(g.now(), a.ckptAt+int64(p.Interval)))
+		}
+	}
+}

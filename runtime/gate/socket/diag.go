@@ -1,0 +1,146 @@
+package socket
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sock_diag: what the kernel knows of a socket that is not ours. linux/unix_diag.h and linux/inet_diag.h.
+const (
+	sockDiagByFamily = 20
+	udiagShowPeer    = 0x4
+	unixDiagPeer     = 2
+	nlHeader         = 16
+	unixMsgLen       = 16
+	inetMsgLen       = 72
+)
+
+var errNoSocket = errors.New("the kernel does not know such a socket")
+
+// peerInode is the inode of the socket at the other end of fd, which is connected; 0 if it has not been accepted.
+func peerInode(fd int) (uint64, error) {
+	if !isUnix(fd) {
+		_, ino, err := inetPeer(fd)
+		if errors.Is(err, errNoSocket) {
+			err = nil
+		}
+		return uint64(ino), err
+	}
+	own, err := inode(fd)
+	if err != nil {
+		return 0, err
+	}
+	req := make([]byte, 24) // struct unix_diag_req
+	req[0] = unix.AF_UNIX
+	ne := binary.NativeEndian
+	ne.PutUint32(req[4:], ^uint32(0))
+	ne.PutUint32(req[8:], uint32(own))
+	ne.PutUint32(req[12:], udiagShowPeer)
+	ne.PutUint32(req[16:], ^uint32(0))
+	ne.PutUint32(req[20:], ^uint32(0))
+	msg, err := diag(req)
+	if err != nil {
+		return 0, err
+	}
+	for b := msg[min(unixMsgLen, len(msg)):]; len(b) >= 4; {
+		n := int(ne.Uint16(b))
+		if n < 4 || n > len(b) {
+			break
+		}
+		if ne.Uint16(b[2:]) == unixDiagPeer && n >= 8 {
+			return uint64(ne.Uint32(b[4:])), nil
+		}
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return 0, nil
+}
+
+// clientUID is the owner of the socket at the other end of fd, a TCP connection on this host.
+func clientUID(fd int) (uint32, error) {
+	uid, _, err := inetPeer(fd)
+	if err != nil {
+		return 0, fmt.Errorf("owner of the client's socket: %w", err)
+	}
+	return uid, nil
+}
+
+// inetPeer looks up the socket whose addresses are those of fd the other way round.
+func inetPeer(fd int) (uid, ino uint32, err error) {
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return 0, 0, err
+	}
+	own, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, 0, err
+	}
+	req := make([]byte, 56) // struct inet_diag_req_v2
+	req[1] = unix.IPPROTO_TCP
+	ne := binary.NativeEndian
+	ne.PutUint32(req[4:], ^uint32(0)) // all states
+	req[0] = putAddr(req[8:], req[12:], peer)
+	putAddr(req[10:], req[28:], own)
+	ne.PutUint32(req[48:], ^uint32(0))
+	ne.PutUint32(req[52:], ^uint32(0))
+	msg, err := diag(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(msg) < inetMsgLen {
+		return 0, 0, errNoSocket
+	}
+	return ne.Uint32(msg[64:]), ne.Uint32(msg[68:]), nil
+}
+
+func putAddr(port, addr []byte, sa unix.Sockaddr) byte {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		binary.BigEndian.PutUint16(port, uint16(a.Port))
+		copy(addr, a.Addr[:])
+		return unix.AF_INET
+	case *unix.SockaddrInet6:
+		binary.BigEndian.PutUint16(port, uint16(a.Port))
+		copy(addr, a.Addr[:])
+		return unix.AF_INET6
+	}
+	return unix.AF_UNSPEC
+}
+
+// diag asks for one socket and returns the message about it without the netlink header.
+func diag(req []byte) ([]byte, error) {
+	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
+	}
+	defer unix.Close(s)
+	b := make([]byte, nlHeader+len(req))
+	ne := binary.NativeEndian
+	ne.PutUint32(b, uint32(len(b)))
+	ne.PutUint16(b[4:], sockDiagByFamily)
+	ne.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	copy(b[nlHeader:], req)
+	if err := unix.Sendto(s, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
+	}
+	reply := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(s, reply, 0)
+	if err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
+	}
+	if n < nlHeader {
+		return nil, errNoSocket
+	}
+	reply = reply[:min(n, int(ne.Uint32(reply)))]
+	if ne.Uint16(reply[4:]) == unix.NLMSG_ERROR {
+		errno := unix.Errno(-*(*int32)(unsafe.Pointer(&reply[nlHeader])))
+		if errno == unix.ENOENT || errno == 0 {
+			return nil, errNoSocket
+		}
+		return nil, fmt.Errorf("sock_diag: %w", errno)
+	}
+	return reply[nlHeader:], nil
+}

@@ -1,0 +1,253 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
+)
+
+// ErrClosed says that the gate does not serve any more.
+var ErrClosed = errors.New("the gate is closed")
+
+// Config is what a Gate needs. Service and Monitor are required.
+type Config struct {
+	Service *spec.Service // not changed, and not to be changed while the gate serves
+	Monitor gate.Monitor
+	Log     *logrus.Entry // nil: the standard logger
+	// Originals are the paths at which the gate can see the service's own sockets, one for each endpoint; the public
+	// ones get the same mode and owner. Empty: those of the socket that stands at the public path, if any, else 0777.
+	Originals []string
+	// MaxConns limits open connections, MaxConnsPerApp those of one app; what comes on top is closed.
+	// 0 means what RLIMIT_NOFILE allows, and three quarters of the total.
+	MaxConns, MaxConnsPerApp int
+}
+
+// A Gate is the socket gate of one service. It implements gate.Gate.
+type Gate struct {
+	cfg    Config
+	log    *logrus.Entry
+	eps    []*endpoint
+	strict bool
+	start  time.Time
+
+	// The loop's own state.
+	epfd, wakefd int
+	events       [128]unix.EpollEvent
+	entries      []entry
+	freeSlots    []int32
+	sched        schedule
+	clock        clockwork
+	alarms       alarms
+	apps         map[instance.App]*app
+	nconns       int
+	lastID       engine.ConnID
+	reserve      int // a descriptor to give up when there is none left
+	accepting    bool
+	lastRefusal  int64
+
+	work, again []*conn // to be pumped in this round, in the next one
+	settling    []*app  // a boundary is wanted
+	spare       []*conn
+	sent        *conn // the last one whose request was forwarded in this round
+	env         envelope
+	scratch     []byte
+	pool        [][]byte
+	carries     bool // descriptors have been seen in flight: look for them everywhere
+	stamp       int64
+
+	// What other goroutines hand to the loop.
+	mu      sync.Mutex
+	posted  []func()
+	closed  bool
+	workers sync.WaitGroup
+	ctx     context.Context // Serve's, for the workers
+
+	statsMu sync.Mutex
+	stats   map[instance.App]*counters
+}
+
+var _ gate.Gate = (*Gate)(nil)
+
+// New makes a gate. Nothing is bound before Serve.
+func New(cfg Config) (*Gate, error) {
+	if cfg.Service == nil || cfg.Monitor == nil {
+		return nil, errors.New("a socket gate needs a service and a monitor")
+	}
+	if len(cfg.Originals) != 0 && len(cfg.Originals) != len(cfg.Service.Endpoints) {
+		return nil, fmt.Errorf("%d original sockets for %d endpoints", len(cfg.Originals), len(cfg.Service.Endpoints))
+	}
+	g := &Gate{
+		cfg: cfg, log: cfg.Log, strict: cfg.Service.Concurrency != spec.Parallel, start: time.Now(),
+		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1,
+		scratch: make([]byte, scratchSize), pool: make([][]byte, 0, 64), entries: make([]entry, 1),
+	}
+	if g.log == nil {
+		g.log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	for i, e := range cfg.Service.Endpoints {
+		ep := &endpoint{index: i, network: e.Network, address: e.Address, fd: -1}
+		if len(cfg.Originals) != 0 {
+			ep.original = cfg.Originals[i]
+		}
+		g.eps = append(g.eps, ep)
+	}
+	if g.cfg.MaxConns == 0 {
+		g.cfg.MaxConns = connLimit()
+	}
+	if g.cfg.MaxConnsPerApp == 0 {
+		g.cfg.MaxConnsPerApp = max(1, g.cfg.MaxConns/4*3)
+	}
+	var err error
+	if g.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	if g.wakefd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		_ = unix.Close(g.epfd)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return g, nil
+}
+
+// connLimit is how many connections the descriptors of this process allow: each takes two.
+func connLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 400
+	}
+	n := min(r.Cur, 1<<20)
+	if n < 320 {
+		return 32
+	}
+	return int(n-256) / 2
+}
+
+// Serve binds the public endpoints and moves bytes until ctx is done. It returns nil then, and an error if an
+// endpoint cannot be bound. It locks the calling goroutine's thread. A Gate serves once.
+func (g *Gate) Serve(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ctx, cancel := context.WithCancel(ctx)
+	g.ctx = ctx
+	defer g.close(cancel)
+	var err error
+	if g.reserve, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("reserve descriptor: %w", err)
+	}
+	if _, err = g.watch(g.wakefd, unix.EPOLLIN, entry{kind: slotWake}); err != nil {
+		return fmt.Errorf("watch the wake-up descriptor: %w", err)
+	}
+	for _, ep := range g.eps {
+		if err := ep.listen(); err != nil {
+			return err
+		}
+		if ep.slot, err = g.watch(ep.fd, unix.EPOLLIN, entry{kind: slotListener, ep: ep}); err != nil {
+			return fmt.Errorf("watch %s: %w", ep.address, err)
+		}
+	}
+	g.accepting = true
+	stop := context.AfterFunc(ctx, g.wake)
+	defer stop()
+	g.run(ctx)
+	return nil
+}
+
+// Stats returns counters of every app that the gate has seen, sorted by app.
+func (g *Gate) Stats() []gate.AppStats {
+	g.statsMu.Lock()
+	defer g.statsMu.Unlock()
+	all := make([]gate.AppStats, 0, len(g.stats))
+	for key, c := range g.stats {
+		all = append(all, c.stats(key))
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].App < all[j].App })
+	return all
+}
+
+// post has the loop call f. It returns false, and f is never called, if the gate is closed.
+func (g *Gate) post(f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.posted = append(g.posted, f)
+	g.wakeLocked()
+	return true
+}
+
+func (g *Gate) wake() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.wakeLocked()
+	}
+}
+
+func (g *Gate) wakeLocked() {
+	one := [8]byte{1}
+	_, _ = unix.Write(g.wakefd, one[:]) // EAGAIN: it is readable anyway
+}
+
+// takePosted runs what other goroutines have posted.
+func (g *Gate) takePosted() {
+	var b [8]byte
+	_, _ = unix.Read(g.wakefd, b[:])
+	g.mu.Lock()
+	posted := g.posted
+	g.posted = nil
+	g.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
+}
+
+// close ends the gate: workers first, since what they bring back has to be released.
+func (g *Gate) close(cancel context.CancelFunc) {
+	cancel()
+	for _, a := range g.apps {
+		g.dropHolds(a, ErrClosed)
+	}
+	g.workers.Wait()
+	g.mu.Lock()
+	posted := g.posted
+	g.posted, g.closed = nil, true
+	g.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
+	for _, a := range g.apps {
+		g.dropHolds(a, ErrClosed)
+		for len(a.conns) > 0 {
+			g.remove(a.conns[0])
+		}
+		if a.inst != nil && !a.inst.Dormant() {
+			if err := a.inst.Park(100 * time.Millisecond); err != nil && !errors.Is(err, engine.ErrGone) {
+				g.logApp(a).WithError(err).Warn("the instance goes on running without a gate")
+			}
+		}
+	}
+	for _, ep := range g.eps {
+		if err := ep.close(); err != nil {
+			g.log.WithError(err).Error("cannot give the public endpoint back")
+		}
+	}
+	if g.reserve >= 0 {
+		_ = unix.Close(g.reserve)
+	}
+	_ = unix.Close(g.wakefd)
+	_ = unix.Close(g.epfd)
+}
+
+func (g *Gate) logApp(a *app) *logrus.Entry { return g.log.WithField("app", string(a.key)) }

@@ -1,0 +1,124 @@
+package socket
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxRights is SCM_MAX_FD: what one message can carry.
+const maxRights = 253
+
+var (
+	errTruncated  = errors.New("descriptors in flight were lost because this process has no room for them; raise its RLIMIT_NOFILE")
+	errCarriesNot = errors.New("the other end is not a unix socket and cannot take the descriptors in flight")
+)
+
+// An envelope holds what recvmsg and sendmsg need, so that neither allocates.
+type envelope struct {
+	hdr unix.Msghdr
+	iov unix.Iovec
+	ctl [1040]byte // room for maxRights descriptors: CMSG_SPACE(253*4) = 1032
+	fds []int      // descriptors of the last message; valid until the next receive
+	err error      // why the last message cannot be passed on
+}
+
+// receive reads into p and leaves descriptors that came along in v.fds; they belong to the caller.
+func (v *envelope) receive(fd int, p []byte, flags int) (int, unix.Errno) {
+	v.iov.Base = unsafe.SliceData(p)
+	v.iov.SetLen(len(p))
+	h := &v.hdr
+	h.Iov, h.Iovlen = &v.iov, 1
+	h.Control = &v.ctl[0]
+	h.SetControllen(len(v.ctl))
+	v.fds, v.err = v.fds[:0], nil
+	for {
+		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(h)),
+			uintptr(unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC|flags))
+		if e == unix.EINTR {
+			continue
+		}
+		if e == 0 && (h.Controllen > 0 || h.Flags&unix.MSG_CTRUNC != 0) {
+			v.parse()
+		}
+		return int(r), e
+	}
+}
+
+func (v *envelope) parse() {
+	if v.hdr.Flags&unix.MSG_CTRUNC != 0 {
+		v.err = errTruncated
+	}
+	for b := v.ctl[:v.hdr.Controllen]; len(b) >= unix.CmsgLen(0); {
+		c := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		n := int(c.Len)
+		if n < unix.CmsgLen(0) || n > len(b) {
+			return
+		}
+		if c.Level == unix.SOL_SOCKET && c.Type == unix.SCM_RIGHTS {
+			for d := b[unix.CmsgLen(0):n]; len(d) >= 4; d = d[4:] {
+				v.fds = append(v.fds, int(*(*int32)(unsafe.Pointer(&d[0]))))
+			}
+		}
+		b = b[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(b)):]
+	}
+}
+
+// send writes p with fds attached to its first byte. The descriptors stay the caller's.
+func (v *envelope) send(fd int, p []byte, fds []int) (int, unix.Errno) {
+	v.iov.Base = unsafe.SliceData(p)
+	v.iov.SetLen(len(p))
+	h := &v.hdr
+	h.Iov, h.Iovlen, h.Flags = &v.iov, 1, 0
+	h.Control = &v.ctl[0]
+	h.SetControllen(unix.CmsgSpace(4 * len(fds)))
+	c := (*unix.Cmsghdr)(unsafe.Pointer(&v.ctl[0]))
+	c.Level, c.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	c.SetLen(unix.CmsgLen(4 * len(fds)))
+	for i, d := range fds {
+		*(*int32)(unsafe.Pointer(&v.ctl[unix.CmsgLen(0)+4*i])) = int32(d)
+	}
+	for {
+		r, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// receiveApart is receive for a socket that may carry descriptors: it stops before the byte that they are
+// attached to, so that this byte comes first in the next receive. The kernel itself glues plain bytes to a following
+// message with descriptors, and a peer that reads those bytes without looking for descriptors would lose them.
+func (v *envelope) receiveApart(fd int, p []byte) (int, unix.Errno) {
+	n, e := v.receive(fd, p, unix.MSG_PEEK)
+	if e != 0 || n == 0 {
+		return n, e
+	}
+	if len(v.fds) > 0 {
+		closeAll(v.fds)
+		low, high := 1, n // the first k for which the first k bytes touch the message is in [low, high]
+		for low < high {
+			mid := (low + high) / 2
+			if _, e := v.receive(fd, p[:mid], unix.MSG_PEEK); e != 0 {
+				return 0, e
+			}
+			if len(v.fds) > 0 {
+				high = mid
+			} else {
+				low = mid + 1
+			}
+			closeAll(v.fds)
+		}
+		if low > 1 {
+			n = low - 1
+		}
+	}
+	return v.receive(fd, p[:n], 0)
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}

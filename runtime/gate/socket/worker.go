@@ -1,0 +1,255 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/spec"
+)
+
+// occupy takes a off the schedule while a worker has it: its requests wait.
+func (g *Gate) occupy(a *app) {
+	a.phase = phaseBusy
+	g.sched.drop(&a.seat)
+	if g.sched.runs(&a.seat) {
+		g.sched.parked()
+	}
+	if a.slot != 0 {
+		g.unwatch(a.inst.PIDFD(), a.slot)
+		a.slot = 0
+	}
+}
+
+// background runs job on a worker and what it returns on the loop.
+func (g *Gate) background(job func(ctx context.Context) func()) {
+	g.workers.Add(1)
+	go func() {
+		defer g.workers.Done()
+		g.post(job(g.ctx)) // the gate closes only after its workers
+	}()
+}
+
+// load asks the monitor for a's instance.
+func (g *Gate) load(a *app) {
+	g.occupy(a)
+	g.background(func(ctx context.Context) func() {
+		in, err := g.cfg.Monitor.Instance(ctx, a.key)
+		return func() {
+			if err != nil {
+				g.fail(a, err)
+				return
+			}
+			g.employ(a, in)
+		}
+	})
+}
+
+// employ begins to serve a with instance in.
+func (g *Gate) employ(a *app, in engine.Instance) {
+	a.inst = in
+	if !in.Dormant() && g.strict { // it was left running by an earlier monitor
+		if err := in.Park(parkLimit); errors.Is(err, engine.ErrBusy) {
+			err = in.Park(0)
+			if err != nil && !errors.Is(err, engine.ErrGone) {
+				g.logApp(a).WithError(err).Error("cannot park the instance")
+			}
+		}
+	}
+	if g.resume(a) {
+		for i := 0; i < len(a.conns); i++ {
+			c := a.conns[i]
+			if c.s.fd < 0 && !c.linger {
+				g.dial(c)
+			}
+			if i < len(a.conns) && a.conns[i] != c { // refused, and another took its place
+				i--
+			}
+		}
+	}
+}
+
+// resume lets requests through again after a worker had a.
+func (g *Gate) resume(a *app) bool {
+	slot, err := g.watch(a.inst.PIDFD(), unix.EPOLLIN, entry{kind: slotPIDFD, app: a})
+	if err != nil {
+		g.fail(a, err)
+		return false
+	}
+	a.slot, a.phase = slot, phaseReady
+	if len(a.holds) > 0 {
+		g.settling = append(g.settling, a)
+		return true
+	}
+	a.settleFrom = 0
+	switch {
+	case !g.strict:
+		g.admitWaiting(a)
+	case len(a.ready) > 0:
+		g.sched.want(&a.seat, false, g.now())
+	case a.long > 0:
+		g.sched.want(&a.seat, true, g.now())
+	}
+	return true
+}
+
+// fail answers every connection of a: it has no instance.
+func (g *Gate) fail(a *app, err error) {
+	a.phase, a.inst, a.settleFrom, a.due = phaseEmpty, nil, 0, ""
+	if errors.Is(err, gate.ErrQuarantined) || errors.Is(err, gate.ErrStopped) {
+		a.phase, a.downErr = phaseDown, err
+	}
+	if g.ctx.Err() == nil {
+		g.logApp(a).WithError(err).Error("the app has no instance: its connections are refused")
+	}
+	for len(a.conns) > 0 {
+		g.refuse(a.conns[0])
+	}
+	a.ready, a.undialed, a.fresh, a.dirty = nil, nil, nil, nil
+	if a.phase == phaseDown && len(a.holds) > 0 {
+		g.startHold(a)
+	} else {
+		g.dropHolds(a, err)
+	}
+}
+
+// dying reports whether a's instance is on its way out: a socket of it that ended did so because of that.
+func (g *Gate) dying(a *app) bool {
+	if a.phase != phaseReady {
+		return a.inst == nil || pollNow(a.inst.PIDFD(), unix.POLLIN) != 0
+	}
+	if pollNow(a.inst.PIDFD(), unix.POLLIN) != 0 {
+		return true
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(a.inst.PID()) + "/stat")
+	if err != nil {
+		return true
+	}
+	// The fields after the command name: state ppid pgrp session tty_nr tpgid flags.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(f[6], 10, 64)
+	const exiting = 0x4 // PF_EXITING
+	return f[0] == "Z" || f[0] == "X" || err == nil && flags&exiting != 0
+}
+
+// crashed replaces a's instance, which has died.
+func (g *Gate) crashed(a *app) {
+	exit := a.inst.Exit()
+	for i := len(a.conns) - 1; i >= 0; i-- {
+		if i < len(a.conns) {
+			g.lastWords(a.conns[i])
+		}
+	}
+	g.occupy(a)
+	open := make([]engine.ConnID, 0, len(a.conns))
+	for _, c := range a.conns {
+		open = append(open, c.id)
+	}
+	a.due, a.undialed, a.fresh, a.dirty = "", nil, nil, nil
+	g.background(func(ctx context.Context) func() {
+		rep, err := g.cfg.Monitor.Crashed(ctx, a.key, exit, open)
+		return func() {
+			if err == nil && rep.Instance == nil {
+				err = errors.New("the monitor gave no instance in place of the crashed one")
+			}
+			if err != nil {
+				g.fail(a, err)
+				return
+			}
+			g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
+			a.inst = nil
+			g.replace(a, rep)
+		}
+	})
+}
+
+// lastWords forwards what the instance sent before it died, and lets go of its end of c.
+func (g *Gate) lastWords(c *conn) {
+	if c.closed {
+		return
+	}
+	if c.linger {
+		g.remove(c)
+		return
+	}
+	for c.s.fd >= 0 {
+		n, e := g.read(&c.s, &c.down)
+		if e != 0 || n == 0 {
+			c.lost = c.lost || e == unix.ECONNRESET
+			break
+		}
+		g.settleConn(c)
+		c.app.counters.bytesOut.Add(uint64(n))
+		if c.down.pending() && len(g.env.fds) == 0 {
+			c.down.buf = append(c.down.buf, g.scratch[:n]...)
+		} else if !g.write(c, &c.down, &c.a, g.scratch[:n]) && (c.closed || c.linger) {
+			break
+		}
+	}
+	if c.linger {
+		g.remove(c)
+	} else if !c.closed {
+		c.lost = c.lost || c.down.pending() || c.up.pending()
+		g.dropEnd(&c.s)
+	}
+}
+
+// replace goes on with rep's instance under a's connections.
+func (g *Gate) replace(a *app, rep gate.Replacement) {
+	a.answered, a.ckptAt = 0, g.now()
+	byID := make(map[engine.ConnID]engine.Plumbed, len(rep.Plumbed))
+	for _, p := range rep.Plumbed {
+		byID[p.ID] = p
+	}
+	for i := len(a.conns) - 1; i >= 0; i-- {
+		c := a.conns[i]
+		if c.linger {
+			g.remove(c)
+			continue
+		}
+		g.dropEnd(&c.s)
+		p, plumbed := byID[c.id]
+		if !g.survives(c, plumbed) {
+			continue
+		}
+		g.empty(&c.up)
+		if plumbed {
+			delete(byID, c.id)
+			g.attach(c, p.FD, p.Inode)
+			if !c.closed {
+				g.redeliver(c)
+				g.queue(c)
+			}
+		}
+	}
+	for _, p := range byID { // the app has closed them meanwhile
+		_ = unix.Close(p.FD)
+	}
+	g.employ(a, rep.Instance)
+}
+
+// survives decides what becomes of c after a crash. Without a request under way it goes on.
+func (g *Gate) survives(c *conn, plumbed bool) bool {
+	if !c.open && !c.lost {
+		return true
+	}
+	if c.open && c.imaged && plumbed {
+		return true // the restored instance has the request and will answer it
+	}
+	if p := &g.cfg.Service.OnCrash; p.Mode == spec.CrashRetry && c.open && !c.over && c.retries < p.Retries {
+		c.retries++
+		return true
+	}
+	g.settleConn(c)
+	g.refuse(c)
+	return false
+}
