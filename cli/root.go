@@ -101,7 +101,9 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, make := range verbs {
-		root.AddCommand(make(g))
+		cmd := make(g)
+		cmd.DisableFlagsInUseLine = true // Use says it where it belongs
+		root.AddCommand(cmd)
 	}
 	noteRunning(root, running)
 	return root, running
