@@ -396,6 +396,20 @@ func TestNoPermission(t *testing.T) {
 	}
 }
 
+// A service of another user is as open to root as its own.
+func TestOtherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root is needed to start as another user")
+	}
+	const nobody = 65534
+	pid := startHolder(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}, "nothing")
+	report := inspect(t, pid, Options{Deep: true})
+	wantBlockers(t, report)
+	if !hasNote(report, "CAP_SYS_ADMIN") {
+		t.Errorf("no note on the ids of instances: %v", report.Notes)
+	}
+}
+
 func TestRefusalIsAnError(t *testing.T) {
 	pid := startHolder(t, nil, "io_uring")
 	err := inspect(t, pid, Options{}).Err()

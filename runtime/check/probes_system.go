@@ -1,0 +1,246 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/cpu"
+	"golang.org/x/sys/unix"
+)
+
+var systemTests = []test{
+	{Probe{
+		Name: "cgroups", Tests: "are cgroups mounted, and in which mode", UsefulFor: "limits of services, --app-key cgroup",
+		WayOut: "mount cgroup2 on /sys/fs/cgroup",
+	}, testCgroups},
+	{Probe{
+		Name: "cgroup-freezer", Tests: "can a cgroup be frozen", UsefulFor: "corsa pause", LeastKernel: "5.2",
+		WayOut: "use Linux 5.2 or later with cgroup2, or mount the freezer hierarchy of cgroup v1",
+	}, testFreezer},
+	{Probe{
+		Name: "corsa-ko", Tests: "is the kernel module loaded", RequiredBy: []string{EngineKmod}, WayOut: "build and load corsa.ko (kmod/)",
+	}, testModule},
+	{Probe{
+		Name: "binder", Tests: "does the kernel have Binder", UsefulFor: "Binder services",
+		WayOut: "use a kernel with CONFIG_ANDROID_BINDERFS",
+	}, testBinder},
+	{Probe{
+		Name: "criu", Tests: "is CRIU installed", RequiredBy: []string{EngineCRIU}, UsefulFor: "checkpoints on disk",
+		WayOut: "install criu 4.1 or later",
+	}, testCRIU},
+	{Probe{
+		Name: "criu-config", Tests: "is CRIU free of configuration files that change what it does", UsefulFor: "predictable checkpoints on disk",
+		WayOut: "move the files away or check what they set",
+	}, testCRIUConfig},
+}
+
+var capacityTests = []test{
+	{Probe{
+		Name: "pid-max", Tests: "are there process ids for many instances", UsefulFor: "more than some thousand instances",
+		WayOut: "sysctl kernel.pid_max=4194304",
+	}, atLeast("/proc/sys/kernel/pid_max", 1<<17, "each thread of each instance and checkpoint takes one id")},
+	{Probe{
+		Name: "threads-max", Tests: "does the kernel allow many threads", UsefulFor: "more than some thousand instances",
+		WayOut: "sysctl kernel.threads-max=1000000",
+	}, atLeast("/proc/sys/kernel/threads-max", 1<<17, "each thread of each instance and checkpoint counts")},
+	{Probe{
+		Name: "max-map-count", Tests: "may a process have many mappings", UsefulFor: "large services",
+		WayOut: "sysctl vm.max_map_count=1048576",
+	}, atLeast("/proc/sys/vm/max_map_count", 65530, "of one process")},
+	{Probe{
+		Name: "rlimit-nproc", Tests: "may the user have many processes", UsefulFor: "more than some thousand instances",
+		WayOut: "raise it: ulimit -u unlimited, or LimitNPROC= of the unit",
+	}, limit(unix.RLIMIT_NPROC, 1<<15)},
+	{Probe{
+		Name: "rlimit-nofile", Tests: "may corsa have many open files", UsefulFor: "more than some thousand connections",
+		WayOut: "raise it: ulimit -Hn 1048576, or LimitNOFILE= of the unit",
+	}, limit(unix.RLIMIT_NOFILE, 1<<16)},
+}
+
+func readNumber(path string) (int64, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return n, nil
+}
+
+func atLeast(path string, enough int64, why string) func() (string, error) {
+	return func() (string, error) {
+		n, err := readNumber(path)
+		if err != nil {
+			return "", err
+		}
+		if n < enough {
+			return "", absent("%d; %s", n, why)
+		}
+		return strconv.FormatInt(n, 10), nil
+	}
+}
+
+// limit looks at the hard limit: the soft one is raised to it when needed.
+func limit(resource int, enough uint64) func() (string, error) {
+	return func() (string, error) {
+		var r unix.Rlimit
+		if err := unix.Getrlimit(resource, &r); err != nil {
+			return "", err
+		}
+		if r.Max == unix.RLIM_INFINITY {
+			return "unlimited", nil
+		}
+		if r.Max < enough {
+			return "", absent("%d at most", r.Max)
+		}
+		return fmt.Sprintf("%d at most", r.Max), nil
+	}
+}
+
+// cgroup2Mount is where the unified hierarchy is, in pure and in hybrid mode; "" if nowhere.
+func cgroup2Mount() string {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	return ""
+}
+
+func testCgroups() (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); errors.Is(err, unix.ENOENT) {
+		return "", absent("/sys/fs/cgroup: %v", err)
+	} else if err != nil {
+		return "", fmt.Errorf("/sys/fs/cgroup: %w", err)
+	}
+	switch mount := cgroup2Mount(); {
+	case mount == "/sys/fs/cgroup":
+		return "v2", nil
+	case mount != "":
+		return "hybrid: v1 with cgroup2 on " + mount, nil
+	case st.Type == unix.TMPFS_MAGIC:
+		return "v1", nil
+	}
+	return "", absent("/sys/fs/cgroup is neither cgroup2 nor a place of v1 hierarchies")
+}
+
+func testFreezer() (string, error) {
+	var st unix.Statfs_t
+	const dir = "/sys/fs/cgroup/freezer"
+	if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
+		return "v1, on " + dir, nil
+	}
+	mount := cgroup2Mount()
+	if mount == "" {
+		return "", absent("no cgroup2 and no freezer of v1 is mounted")
+	}
+	// The root group has no such file, any other has.
+	files, err := filepath.Glob(mount + "/*/cgroup.freeze")
+	if err != nil {
+		return "", err
+	}
+	if len(files) == 0 {
+		return "", errors.New("there is no cgroup to look at")
+	}
+	return "v2", nil
+}
+
+func testModule() (string, error) {
+	_, err := os.Stat("/dev/corsa")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", absent("there is no /dev/corsa")
+	}
+	return "", err
+}
+
+func testBinder() (string, error) {
+	data, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return "", err
+	}
+	if slices.Contains(strings.Fields(string(data)), "binder") {
+		return "binderfs", nil
+	}
+	if _, err := os.Stat("/dev/binder"); err == nil {
+		return "/dev/binder, without binderfs", nil
+	}
+	return "", absent("neither binderfs nor /dev/binder is there")
+}
+
+func testCRIU() (string, error) {
+	path, err := exec.LookPath("criu")
+	if err != nil {
+		return "", absent("%v", err)
+	}
+	const patience = 10 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", path, err)
+	}
+	first, _, _ := bytes.Cut(out, []byte("\n"))
+	version := strings.TrimSpace(strings.TrimPrefix(string(first), "Version:"))
+	if older(version, 4, 1) {
+		return "", absent("%s is version %s", path, version)
+	}
+	return fmt.Sprintf("%s, version %s", path, version), nil
+}
+
+// older compares "4.0.1" with a major and a minor number. What it cannot read is not older.
+func older(version string, major, minor int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	a, errA := strconv.Atoi(parts[0])
+	b, errB := strconv.Atoi(parts[1])
+	return errA == nil && errB == nil && (a < major || a == major && b < minor)
+}
+
+func testCRIUConfig() (string, error) {
+	files := []string{"/etc/criu/default.conf", "/etc/criu/runc.conf"}
+	if home, err := os.UserHomeDir(); err == nil {
+		files = append(files, filepath.Join(home, ".criu", "default.conf"))
+	}
+	var found []string
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+			found = append(found, file)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	if len(found) > 0 {
+		return "", absent("there is %s", strings.Join(found, ", "))
+	}
+	return "", nil
+}
+
+// vectorExtensions names those that make the processor state large.
+func vectorExtensions() string {
+	var list []string
+	for _, e := range []struct {
+		name string
+		has  bool
+	}{{"AVX", cpu.X86.HasAVX}, {"AVX-512", cpu.X86.HasAVX512F}, {"AMX", cpu.X86.HasAMXTile}} {
+		if e.has {
+			list = append(list, e.name)
+		}
+	}
+	return strings.Join(list, ", ")
+}
