@@ -38,6 +38,7 @@ func TestProgramsCanFail(t *testing.T) {
 	s := &suite{build: newBuilder(t)}
 	for _, p := range mustPrograms(t, "state") {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel() // some wait long before they complain
 			c := s.start(t, p, launch{}).dial(t, 0)
 			defer c.close()
 			c.mutate(11)

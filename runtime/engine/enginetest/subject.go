@@ -17,6 +17,7 @@ type subject struct {
 	t       *testing.T
 	process *process
 	service engine.Service
+	dir     string // the engine's
 	sum     uint64 // what the base holds
 	nextID  engine.ConnID
 }
@@ -50,11 +51,12 @@ func (s *suite) adopt(t *testing.T, p program, l launch) *subject {
 	c.verify(1000)
 	c.close()
 	pr.settle(t)
-	service, err := s.newEngine(t).Adopt(context.Background(), pr.target(t))
+	target := pr.target(t)
+	service, err := s.newEngine(t).Adopt(context.Background(), target)
 	if err != nil {
 		t.Fatalf("adopt %s: %v\n%s", p.name, err, describe(pr.pid()))
 	}
-	sub := &subject{t: t, process: pr, service: service, sum: 1000}
+	sub := &subject{t: t, process: pr, service: service, dir: target.Dir, sum: 1000}
 	t.Cleanup(sub.destroy)
 	return sub
 }
@@ -262,4 +264,3 @@ func (img image) discard(t *testing.T) {
 		t.Errorf("discard: %v", err)
 	}
 }
-

@@ -84,6 +84,9 @@ static void svc_nonblocking(void)
 		SVC_TRY(fcntl(svc_listener[i], F_SETFL, O_NONBLOCK));
 }
 
+/* svc_ready_hook, if set, is called when svc_epoll has made all descriptors that it needs. */
+static void (*svc_ready_hook)(void);
+
 /* svc_epoll is the loop of most services. mode is 0 (level triggered), EPOLLET or EPOLLONESHOT. */
 static void svc_epoll(uint32_t mode)
 {
@@ -96,6 +99,8 @@ static void svc_epoll(uint32_t mode)
 		e.data.u64 = 0xc0de00000000ull | svc_listener[i];
 		SVC_TRY(epoll_ctl(ep, EPOLL_CTL_ADD, svc_listener[i], &e));
 	}
+	if (svc_ready_hook)
+		svc_ready_hook();
 	for (;;) {
 		int n = SVC_COUNT(epoll_wait(ep, ev, 16, -1));
 

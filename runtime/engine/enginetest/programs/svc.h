@@ -105,10 +105,10 @@ static void svc_nap(void)
 /* SVC_WAIT waits until cond holds, for 20 s at most; it says whether it came true. */
 #define SVC_WAIT(cond) \
 	({ \
-		int svc_left = 20000; \
-		while (!(cond) && svc_left-- > 0) \
+		int svc_left = 20000, svc_true; \
+		while (!(svc_true = !!(cond)) && svc_left-- > 0) \
 			svc_nap(); \
-		!!(cond); \
+		svc_true; \
 	})
 
 __attribute__((noinline)) static void svc_crash_bus(void)

@@ -1,0 +1,198 @@
+package enginetest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// How long a dormant instance is watched, and how long a reply is awaited that must not come.
+const watch = 150 * time.Millisecond
+
+// dormant asserts that a parked instance neither runs nor answers, and does both when it is activated.
+func (s *suite) dormant(t *testing.T) {
+	sub := s.adopt(t, mustProgram(t, "state", "ticker"), launch{})
+	a := sub.branch(sub.base())
+	a.activate()
+	id := a.dial(0)
+	address := int64(a.conns[id].number("where"))
+	for range 2 {
+		a.verify(id)
+		a.park()
+		ticks, switches := a.peek(address), a.switches()
+		a.conns[id].send("get")
+		if line, err := a.conns[id].receive(watch); err == nil {
+			t.Fatalf("a dormant instance answers %q", line)
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if now := a.peek(address); now != ticks {
+			t.Errorf("the counter of a dormant instance went from %d to %d", ticks, now)
+		}
+		if now := a.switches(); now != switches {
+			t.Errorf("threads of a dormant instance were scheduled: %s, then %s", switches, now)
+		}
+		if err := a.in.Park(patience); err != nil || !a.in.Dormant() {
+			t.Errorf("parking a dormant instance: %v", err)
+		}
+		a.activate()
+		if line, err := a.conns[id].receive(patience); err != nil || line != fmt.Sprint(a.sum) {
+			t.Fatalf("reply %q to the request that waited: %v", line, err)
+		}
+		if !eventually(func() bool { return a.peek(address) > ticks }) {
+			t.Error("the counter stands still in an active instance")
+		}
+		a.activate()
+		a.mutate(id, 1)
+	}
+	// A connection that was made while the instance was dormant is accepted when it wakes.
+	a.park()
+	fd, err := a.in.Dial(0)
+	if err != nil {
+		t.Fatalf("dial a dormant instance: %v", err)
+	}
+	c := adopted(t, fd, a.in.PID())
+	c.send("get")
+	a.activate()
+	if line, err := c.receive(patience); err != nil || line != fmt.Sprint(a.sum) {
+		t.Fatalf("reply %q: %v", line, err)
+	}
+}
+
+// peek reads a word of the instance's memory.
+func (a *app) peek(address int64) uint64 {
+	a.t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", a.in.PID()))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var word [8]byte
+	if _, err := f.ReadAt(word[:], address); err != nil {
+		a.t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(word[:])
+}
+
+// switches tells how often each thread of the instance has been scheduled.
+func (a *app) switches() string {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", a.in.PID()))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	s := ""
+	for _, status := range tasks {
+		s += statusField(status, "voluntary_ctxt_switches") + "+" + statusField(status, "nonvoluntary_ctxt_switches") + " "
+	}
+	return s
+}
+
+// manyCycles parks and activates over and over: every request is answered once, and no call notices.
+func (s *suite) manyCycles(name string) func(t *testing.T) {
+	return func(t *testing.T) {
+		sub := s.adopt(t, mustProgram(t, "state", name), launch{})
+		a, b := sub.branch(sub.base()), sub.branch(sub.base())
+		a.activate()
+		ca := a.dial(0)
+		a.park()
+		b.activate()
+		cb := b.dial(0)
+		b.park()
+		for i := range s.opts.ParkCycles {
+			a.activate()
+			a.mutate(ca, 1)
+			a.park()
+			if i%4 == 0 { // strict alternation of two apps
+				b.activate()
+				b.mutate(cb, 2)
+				b.park()
+			}
+		}
+		a.activate()
+		a.verify(ca)
+		b.activate()
+		b.verify(cb)
+	}
+}
+
+// earlyPark parks right after activating, before the threads have run, and while a request is on its way: whatever
+// the service had done by then, each request is answered exactly once.
+func (s *suite) earlyPark(t *testing.T) {
+	sub := s.adopt(t, mustProgram(t, "state", "blocked"), launch{})
+	a := sub.branch(sub.base())
+	a.activate()
+	id := a.dial(0)
+	for i := range s.opts.ParkCycles {
+		a.conns[id].send("mutate 1")
+		for range i % 3 {
+			a.activate()
+			if err := a.in.Park(0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.activate()
+		if line, err := a.conns[id].receive(patience); err != nil || line != "ok" {
+			t.Fatalf("cycle %d: reply %q: %v\n%s", i, line, err, describe(a.in.PID()))
+		}
+		a.sum++
+	}
+	a.verify(id)
+}
+
+// busy asserts that a thread that never waits makes Park give up, and that limit 0 parks it all the same.
+func (s *suite) busy(t *testing.T) {
+	sub := s.adopt(t, mustProgram(t, "state", "spin"), launch{})
+	a := sub.branch(sub.base())
+	a.activate()
+	id := a.dial(0)
+	for range 20 {
+		if err := a.in.Park(5 * time.Millisecond); !errors.Is(err, engine.ErrBusy) {
+			t.Fatalf("parking a thread that computes: %v, want ErrBusy", err)
+		}
+		if a.in.Dormant() {
+			t.Fatal("an instance that could not be parked calls itself dormant")
+		}
+		a.mutate(id, 1)
+		a.park()
+		switches := a.switches()
+		time.Sleep(watch / 10)
+		if now := a.switches(); now != switches {
+			t.Fatalf("threads of a dormant instance were scheduled: %s, then %s", switches, now)
+		}
+		a.activate()
+	}
+	a.verify(id)
+}
+
+// allocations asserts that the transaction path does not allocate.
+func (s *suite) allocations(t *testing.T) {
+	sub := s.adopt(t, mustProgram(t, "state", "threads32"), launch{})
+	a := sub.branch(sub.base())
+	a.activate()
+	id := a.dial(0)
+	var failed error
+	n := testing.AllocsPerRun(100, func() {
+		if err := a.in.Park(patience); err != nil {
+			failed = err
+		}
+		if !a.in.Dormant() {
+			failed = errors.New("not dormant")
+		}
+		if err := a.in.Activate(); err != nil {
+			failed = err
+		}
+	})
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	if n != 0 {
+		t.Errorf("parking and activating allocates %v times", n)
+	}
+	a.verify(id)
+}

@@ -1,0 +1,19 @@
+//: doc a child process
+//: refuse child
+#include "svc.h"
+#include "plain.h"
+#include <sys/prctl.h>
+
+static void hold(void)
+{
+	if (SVC_TRY(fork()) == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+}
+
+int main(int argc, char **argv)
+{
+	return plain_main(argc, argv, hold);
+}

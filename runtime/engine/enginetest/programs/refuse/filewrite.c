@@ -1,0 +1,14 @@
+//: doc a regular file open for writing
+//: refuse written.data
+#include "svc.h"
+#include "plain.h"
+
+static void hold(void)
+{
+	SVC_TRY(open("written.data", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+}
+
+int main(int argc, char **argv)
+{
+	return plain_main(argc, argv, hold);
+}

@@ -1,0 +1,17 @@
+//: doc an io_uring
+//: refuse io_uring
+#include "svc.h"
+#include "plain.h"
+#include <linux/io_uring.h>
+
+static void hold(void)
+{
+	struct io_uring_params params = { 0 };
+
+	SVC_TRY(syscall(SYS_io_uring_setup, 4, &params));
+}
+
+int main(int argc, char **argv)
+{
+	return plain_main(argc, argv, hold);
+}

@@ -1,0 +1,16 @@
+//: doc a listening socket that was not declared
+//: listen unix,unix
+//: declare 1
+//: refuse socket
+#include "svc.h"
+#include "plain.h"
+
+static void hold(void)
+{
+	/* the second listener of the command line is the one */
+}
+
+int main(int argc, char **argv)
+{
+	return plain_main(argc, argv, hold);
+}

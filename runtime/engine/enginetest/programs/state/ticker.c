@@ -1,0 +1,55 @@
+//: doc a thread that counts by itself every millisecond; "where" tells the address of its counter
+#include "svc.h"
+
+static uint64_t sum;
+static volatile uint64_t ticks;
+static volatile int stop;
+
+static void *tick(void *arg)
+{
+	while (!stop) {
+		ticks++;
+		svc_nap();
+	}
+	return NULL;
+}
+
+static uint64_t get(void)
+{
+	return sum;
+}
+
+static void mutate(uint64_t n)
+{
+	sum += n;
+}
+
+static const char *verify(void)
+{
+	uint64_t before = ticks;
+
+	return SVC_WAIT(ticks != before) ? NULL : "the ticker stands still";
+}
+
+static void spoil(void)
+{
+	stop = 1;
+}
+
+static int where(const char *line, char *reply, size_t size)
+{
+	if (strcmp(line, "where"))
+		return 0;
+	snprintf(reply, size, "%llu", (unsigned long long)(uintptr_t)&ticks);
+	return 1;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct svc_ops ops = { get, mutate, verify, spoil, where };
+	pthread_t th;
+
+	if (pthread_create(&th, NULL, tick, NULL))
+		svc_die("pthread_create");
+	return svc_main(argc, argv, &ops);
+}
