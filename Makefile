@@ -1,0 +1,48 @@
+# make            build bin/corsa
+# make test       everything that is tested; as root
+# make demo       a redis whose every client has its own private instance
+# make bench      the costs of it, measured on this machine
+
+GO     ?= go
+PREFIX ?= /usr/local
+
+# seccomp: containers' seccomp profiles, through libseccomp.
+TAGS    = seccomp
+TIMEOUT ?= 30m
+
+# The linter is built from its pinned source: its releases follow Go's.
+LINT_VERSION = v2.15.0
+LINT         = bin/golangci-lint-$(LINT_VERSION)
+
+.PHONY: all deps build install demo test bench lint clean
+
+all: build
+
+deps:
+	.ci/deps
+
+build:
+	$(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w' -o bin/corsa .
+
+install: build
+	install -D -m 755 bin/corsa $(DESTDIR)$(PREFIX)/sbin/corsa
+
+demo: deps build
+	integration/demo/demo.sh
+
+test: deps build
+	CORSA_BIN=$(CURDIR)/bin/corsa $(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) ./...
+
+bench: build
+	bin/corsa measure
+
+lint: $(LINT)
+	$(GO) vet -tags $(TAGS) ./...
+	$(LINT) run
+
+$(LINT):
+	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv bin/golangci-lint $@
+
+clean:
+	rm -rf bin
