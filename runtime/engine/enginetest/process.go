@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"corsa.dev/corsa/runtime/engine"
+
+	"golang.org/x/sys/unix"
 )
 
 // launch says how a service process is started.
@@ -64,6 +66,9 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 	}
 	t.Cleanup(func() { pr.end(t) })
 	go func() {
+		// A wait by the parent would steal the stops of the engine's ptrace, which is in the same process here: so
+		// wait for the death first.
+		awaitDeath(pr.cmd.Process.Pid)
 		_ = pr.cmd.Wait() // tests look at the process itself; how it ended is asserted where it matters
 		close(pr.waited)
 	}()
@@ -215,4 +220,18 @@ func describe(pid int) string {
 			strings.TrimSpace(string(call)))
 	}
 	return b.String()
+}
+
+// awaitDeath returns once the process has ended; it may not have been reaped.
+func awaitDeath(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for {
+		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); n > 0 {
+			return
+		}
+	}
 }
