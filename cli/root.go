@@ -17,9 +17,11 @@ import (
 
 // verbs are the constructors of all commands.
 var verbs = []func(*globals) *cobra.Command{
+	newCheckCommand,
 	newCreateCommand,
 	newDeleteCommand,
 	newExecCommand,
+	newFeaturesCommand,
 	newKillCommand,
 	newListCommand,
 	newPauseCommand,

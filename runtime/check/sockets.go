@@ -98,12 +98,27 @@ func (in *inspection) checkListener(f *openFile, s *socket) {
 		}
 		return
 	}
-	network, declared := "unix", s.local
-	if s.domain != unix.AF_UNIX {
-		network = "tcp"
-	}
 	in.block(f.object(s.name()+" listening on "+s.local), "it is not declared, so clients of it would reach the original service, not an instance",
-		fmt.Sprintf("declare it (--socket %s, network %s), or configure the service not to listen there", declared, network))
+		s.declareHint())
+}
+
+// declareHint says how a listening socket is declared, if it can be.
+func (s *socket) declareHint() string {
+	const otherwise = "or configure the service not to listen there"
+	if s.domain == unix.AF_UNIX {
+		if !strings.HasPrefix(s.local, "/") {
+			return "let the service listen on an absolute path, and declare that"
+		}
+		return fmt.Sprintf("declare it: --socket %s; %s", s.local, otherwise)
+	}
+	address, err := netip.ParseAddrPort(s.local)
+	switch {
+	case err == nil && address.Addr().IsUnspecified():
+		return fmt.Sprintf("declare it: --tcp 127.0.0.1:%d; %s", address.Port(), otherwise)
+	case err == nil && !address.Addr().IsLoopback():
+		return "let the service listen on a loopback address, and declare that"
+	}
+	return fmt.Sprintf("declare it: --tcp %s; %s", s.local, otherwise)
 }
 
 // matches compares a listening socket with a declared address; covered means that the socket listens on all addresses

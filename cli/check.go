@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"corsa.dev/corsa/runtime/check"
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/spec"
+)
+
+// findProgram is how long `check ID` waits for a container's program that is just being executed.
+const findProgram = 5 * time.Second
+
+// checkFlags are the declarations that would otherwise come from a bundle.
+type checkFlags struct {
+	pid     int
+	sockets []string
+	tcp     []string
+	shared  []string
+	json    bool
+}
+
+func newCheckCommand(g *globals) *cobra.Command {
+	var f checkFlags
+	cmd := &cobra.Command{
+		Use:   "check [flags] [ID]",
+		Short: "Tell whether this host, a process or a container's program can be virtualised",
+		Long: "Without an argument check asks the host what it offers. With --pid it looks at one process, with ID at the\n" +
+			"program of a container, from outside: nothing is stopped or changed. Everything that stands in the way is\n" +
+			"listed with its reason and the way out, and the exit code is 1.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			byPID := cmd.Flags().Changed("pid")
+			switch {
+			case byPID && len(args) > 0:
+				return usagef("--pid and a container ID exclude each other")
+			case byPID || len(args) > 0:
+				return f.checkProcess(cmd, g, args)
+			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0:
+				return usagef("--shared, --socket and --tcp describe a service: give --pid or a container ID")
+			}
+			return f.checkHost(cmd)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&f.pid, "pid", 0, "the process to look at")
+	flags.StringArrayVar(&f.shared, "shared", nil, "a path, as the process sees it, whose files all instances share; may be repeated")
+	flags.StringArrayVar(&f.sockets, "socket", nil, "a unix socket on which the service listens; may be repeated")
+	flags.StringArrayVar(&f.tcp, "tcp", nil, "a loopback ADDRESS:PORT on which the service listens; may be repeated")
+	flags.BoolVar(&f.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (f *checkFlags) checkHost(cmd *cobra.Command) error {
+	report := check.Host()
+	out := cmd.OutOrStdout()
+	var err error
+	if f.json {
+		err = printJSON(out, report)
+	} else {
+		err = printHost(out, report)
+	}
+	if err != nil {
+		return err
+	}
+	for _, status := range report.Engines {
+		if status.Available {
+			return nil
+		}
+	}
+	return exitCode(exitFailure)
+}
+
+func (f *checkFlags) checkProcess(cmd *cobra.Command, g *globals, args []string) error {
+	options, err := f.options()
+	if err != nil {
+		return err
+	}
+	pid := f.pid
+	if len(args) > 0 {
+		if pid, err = containerProgram(cmd.Context(), g, args[0], &options); err != nil {
+			return err
+		}
+	} else if pid <= 0 {
+		return usagef("--pid %d: must be positive", pid)
+	}
+	report, err := check.Process(pid, options)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if f.json {
+		err = printJSON(out, struct {
+			Virtualizable bool `json:"virtualizable"`
+			*check.Report
+		}{report.Err() == nil, report})
+	} else {
+		err = printProcess(out, report)
+	}
+	if err == nil && report.Err() != nil {
+		err = exitCode(exitFailure)
+	}
+	return err
+}
+
+// options validates the declarations on the command line.
+func (f *checkFlags) options() (check.Options, error) {
+	o := check.Options{Deep: true, Shared: f.shared}
+	for _, path := range f.shared {
+		if !filepath.IsAbs(path) {
+			return o, usagef("--shared %q: must be an absolute path, as the process sees it", path)
+		}
+	}
+	for _, list := range []struct {
+		flag   string
+		values []string
+		parse  func(string) (spec.Endpoint, error)
+	}{{"--socket", f.sockets, spec.ParseSocket}, {"--tcp", f.tcp, spec.ParseTCP}} {
+		for _, value := range list.values {
+			endpoint, err := list.parse(value)
+			if err != nil {
+				return o, usagef("%s: %w", list.flag, err)
+			}
+			o.Listeners = append(o.Listeners, engine.Address(endpoint))
+		}
+	}
+	return o, nil
+}
+
+// containerProgram finds the program of container id and adds what its bundle declares to o.
+func containerProgram(ctx context.Context, g *globals, id string, o *check.Options) (pid int, err error) {
+	s, err := sandbox.Load(g.Root, id)
+	if err != nil {
+		return 0, err
+	}
+	state, err := s.State()
+	if err != nil {
+		return 0, err
+	}
+	if state.Status != sandbox.Running && state.Status != sandbox.Paused {
+		return 0, fmt.Errorf("container %q is %s: there is no program to look at; way out: `corsa start %s` or `corsa run`", id, state.Status, id)
+	}
+	service, declared, err := spec.FromAnnotations(state.Annotations)
+	if err != nil {
+		return 0, fmt.Errorf("container %q: %w", id, err)
+	}
+	if declared {
+		o.Shared = append(o.Shared, service.Shared...)
+		for _, endpoint := range service.Endpoints {
+			o.Listeners = append(o.Listeners, engine.Address(endpoint))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, findProgram)
+	defer cancel()
+	return s.ServicePID(ctx)
+}

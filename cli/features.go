@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/opencontainers/runc/libcontainer/capabilities"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/seccomp"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	runcfeatures "github.com/opencontainers/runc/types/features"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"github.com/spf13/cobra"
+
+	"corsa.dev/corsa/runtime/check"
+	"corsa.dev/corsa/spec"
+)
+
+// featureDocument is the OCI document with a section of corsa's own beside it.
+type featureDocument struct {
+	features.Features
+	Corsa corsaFeatures `json:"corsa"`
+}
+
+type corsaFeatures struct {
+	Version     string               `json:"version"`
+	Commit      string               `json:"commit,omitempty"`
+	Engines     []check.EngineStatus `json:"engines"`
+	Gates       []string             `json:"gates"`
+	AppKeys     []spec.AppKey        `json:"appKeys"`
+	Annotations []string             `json:"annotations"` // that a bundle may have
+	Probes      []check.Probe        `json:"probes"`
+}
+
+func newFeaturesCommand(*globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "features",
+		Short: "Print what this program and this host can do, as JSON",
+		Long: "The document is the one that the OCI runtime specification defines, with a member \"corsa\" added: the engines\n" +
+			"and what they lack, the gates, the annotations of a bundle and the probes of the host.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			enc.SetIndent("", "    ")
+			return enc.Encode(describeFeatures())
+		},
+	}
+	// It prints nothing but JSON; the flag is there because every listing has it.
+	cmd.Flags().Bool("json", true, "print JSON, which is the only form")
+	return cmd
+}
+
+func describeFeatures() featureDocument {
+	host := check.Host()
+	version, commit := buildVersion()
+	return featureDocument{
+		Features: ociFeatures(),
+		Corsa: corsaFeatures{
+			Version: version, Commit: commit, Engines: host.Engines, Probes: host.Probes,
+			Gates:       []string{spec.Default().Gate},
+			AppKeys:     []spec.AppKey{spec.AppKeyUID, spec.AppKeyPID, spec.AppKeyCgroup, spec.AppKeyConnection},
+			Annotations: spec.Keys(),
+		},
+	}
+}
+
+// ociFeatures says what libcontainer does for us; it does not look at the host.
+func ociFeatures() features.Features {
+	yes, no := true, false
+	f := features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         configs.KnownHookNames(),
+		MountOptions:  specconv.KnownMountOptions(),
+		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "false"},
+		Linux: &features.Linux{
+			Namespaces:   specconv.KnownNamespaces(),
+			Capabilities: capabilities.KnownCapabilities(),
+			// systemd is not asked for cgroups: corsa has no --systemd-cgroup.
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Seccomp:         seccompFeatures(),
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: specconv.KnownMemoryPolicyModes(), Flags: specconv.KnownMemoryPolicyFlags()},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
+		},
+		PotentiallyUnsafeConfigAnnotations: []string{"bundle", spec.Prefix, "org.systemd.property."},
+	}
+	if seccomp.Enabled {
+		major, minor, patch := seccomp.Version()
+		f.Annotations[runcfeatures.AnnotationLibseccompVersion] = fmt.Sprintf("%d.%d.%d", major, minor, patch)
+	}
+	return f
+}
+
+func seccompFeatures() *features.Seccomp {
+	enabled := seccomp.Enabled
+	f := &features.Seccomp{Enabled: &enabled}
+	if enabled {
+		f.Actions, f.Operators, f.Archs = seccomp.KnownActions(), seccomp.KnownOperators(), seccomp.KnownArchs()
+		f.KnownFlags, f.SupportedFlags = seccomp.KnownFlags(), seccomp.SupportedFlags()
+	}
+	return f
+}
+
+// buildVersion is what the Go tool recorded: a module version, or "(devel)", and the commit of the source tree.
+func buildVersion() (version, commit string) {
+	version = "(devel)"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return version, ""
+	}
+	if info.Main.Version != "" {
+		version = info.Main.Version
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			commit = setting.Value
+		}
+	}
+	return version, commit
+}
