@@ -48,6 +48,9 @@ type app struct {
 	long     int   // transactions that outlasted a quantum; nobody waits for them any more
 	turnFrom int64 // when the instance became active
 	lastUse  int64 // only kept if instances run in parallel
+	bulkAt   int64 // when the last big piece of a reply came
+
+	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 
 	due        string // why a checkpoint is due, "" if none is
 	holds      []*hold
@@ -123,7 +126,7 @@ func (g *Gate) activate(a *app) {
 // quiet reports whether a's instance is at a transaction boundary as far as bytes can tell: every request has
 // been consumed and answered, and every connection accepted. Park tells the rest.
 func (g *Gate) quiet(a *app) bool {
-	if a.open > 0 {
+	if a.open > 0 || a.bulkAt != 0 && g.now() < a.bulkAt+settleRetry {
 		return false
 	}
 	keep := a.dirty[:0]
@@ -198,7 +201,7 @@ func (g *Gate) turns() {
 
 // atBoundary is quiet for the purpose of ending a turn: one that was given to unfinished transactions lasts.
 func (g *Gate) atBoundary(a *app) bool {
-	if a.seat.resume && a.long > 0 {
+	if a.seat.resume && a.wantsMore() {
 		return false
 	}
 	return g.quiet(a)
@@ -207,9 +210,10 @@ func (g *Gate) atBoundary(a *app) bool {
 // endTurn parks the running instance.
 func (g *Gate) endTurn(v verdict) bool {
 	a := g.sched.cur.owner
+	a.unfinished = a.heldBack()
 	err := a.inst.Park(parkLimit)
 	if v == breakIn && errors.Is(err, engine.ErrBusy) {
-		err = a.inst.Park(0)
+		err, a.unfinished = a.inst.Park(0), true
 		a.counters.breaks.Add(1)
 	}
 	switch {
@@ -225,11 +229,24 @@ func (g *Gate) endTurn(v verdict) bool {
 	if v == breakIn {
 		g.giveUpOn(a)
 	}
-	if a.long > 0 {
+	if a.wantsMore() {
 		g.pause(a)
 	}
 	return true
 }
+
+// heldBack reports whether the service may be waiting until its replies are taken.
+func (a *app) heldBack() bool {
+	for _, c := range a.conns {
+		if c.down.pending() {
+			return true
+		}
+	}
+	return false
+}
+
+// wantsMore reports whether a needs turns without anybody asking for them.
+func (a *app) wantsMore() bool { return a.long > 0 || a.unfinished }
 
 // pause plans the next turn for transactions that did not end in this one. A turn that was not enough is doubled,
 // up to a quantum; the pauses are long enough to leave most of the time to the others.

@@ -27,6 +27,7 @@ type flow struct {
 	fds     []int  // descriptors that go with that byte
 	eof     bool   // the source has ended
 	shut    bool   // and the destination was told
+	stash   stash  // a byte with descriptors that has been read already
 	careful bool   // descriptors may come: keep them apart from the bytes before them
 }
 
@@ -125,6 +126,7 @@ func (g *Gate) dial(c *conn) {
 func (g *Gate) attach(c *conn, fd int, ino uint64) {
 	c.s = end{fd: fd, unix: isUnix(fd), readable: true}
 	c.peerInode, c.lost = ino, false
+	closeAll(c.down.stash.fds)
 	c.down = flow{buf: c.down.buf, off: c.down.off, fds: c.down.fds, careful: true}
 	c.up.shut = false
 	if err := g.watchEnd(c, &c.s); err != nil {
@@ -200,8 +202,10 @@ func (g *Gate) remove(c *conn) {
 	}
 	g.dropEnd(&c.a)
 	g.dropEnd(&c.s)
-	g.empty(&c.up)
-	g.empty(&c.down)
+	for _, f := range []*flow{&c.up, &c.down} {
+		g.empty(f)
+		closeAll(f.stash.fds)
+	}
 	last := len(a.conns) - 1
 	a.conns[c.pos] = a.conns[last]
 	a.conns[c.pos].pos = c.pos

@@ -46,7 +46,7 @@ type fake struct {
 	control *os.File
 	acks    *bufio.Reader
 	active  atomic.Bool
-	number  int
+	stopped bool // parked by force
 	exited  chan struct{}
 }
 
@@ -121,7 +121,6 @@ func (w *world) spawn(plumbed ...*os.File) (*fake, error) {
 	f.paths = []string{strings.TrimSpace(line)}
 	go func() { _ = cmd.Wait(); close(f.exited) }()
 	w.mu.Lock()
-	f.number = len(w.all)
 	w.all = append(w.all, f)
 	w.mu.Unlock()
 	return f, nil
@@ -149,6 +148,10 @@ func (f *fake) Activate() error {
 	if f.w.running.Add(1) > 1 && f.w.strict {
 		f.w.clashes.Add(1)
 	}
+	if f.stopped {
+		f.stopped = false
+		return f.cmd.Process.Signal(unix.SIGCONT)
+	}
 	_, err := f.tell("go")
 	return err
 }
@@ -157,7 +160,11 @@ func (f *fake) Park(limit time.Duration) error {
 	if !f.active.Load() {
 		return nil
 	}
-	answer, err := f.tell("park " + limit.String())
+	answer, err := f.tell("park " + max(limit, time.Millisecond).String())
+	if err == nil && answer == "busy" && limit == 0 {
+		answer, f.stopped = "ok", true
+		err = f.cmd.Process.Signal(unix.SIGSTOP)
+	}
 	if err == nil && answer == "busy" {
 		return engine.ErrBusy
 	}

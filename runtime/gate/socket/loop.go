@@ -123,7 +123,7 @@ func (g *Gate) ring() {
 		case alarmIdle:
 			g.parkIdle(a)
 		case alarmResume:
-			if a.phase == phaseReady && a.long > 0 {
+			if a.phase == phaseReady && a.wantsMore() {
 				g.sched.want(&a.seat, true, g.now())
 			}
 		case alarmInterval:

@@ -8,6 +8,7 @@ const (
 	scratchSize = 128 << 10 // bytes moved by one read; also the most that is held back in one direction
 	roundBudget = 8         // reads of one direction before the others get a chance
 	maxKept     = 1 << 20   // bytes of a request that are kept for a retry
+	bulk        = 16 << 10  // bytes of a reply that are likely to be followed by more
 )
 
 // pump moves what can be moved on c, replies first.
@@ -153,12 +154,15 @@ func (g *Gate) reply(c *conn, n int) bool {
 	answered := c.open
 	g.settleConn(c)
 	a.counters.bytesOut.Add(uint64(n))
-	if !g.write(c, f, &c.a, g.scratch[:n]) && c.closed {
-		return false
-	}
 	if answered {
 		c.retries = 0
 		g.count(a)
+	}
+	if n >= bulk {
+		a.bulkAt = g.now()
+	}
+	if !g.write(c, f, &c.a, g.scratch[:n]) && c.closed {
+		return false
 	}
 	return !f.pending() && !c.linger
 }
@@ -200,19 +204,20 @@ func (g *Gate) read(e *end, f *flow) (int, unix.Errno) {
 		g.env.fds, g.env.err = g.env.fds[:0], nil
 		return receive(e.fd, g.scratch)
 	}
-	if !f.careful && !g.carries {
-		n, err := g.env.receive(e.fd, g.scratch, 0)
-		if len(g.env.fds) > 0 {
-			g.carries = true
+	f.careful = f.careful || g.carries
+	var (
+		n   int
+		err unix.Errno
+	)
+	if f.careful {
+		if n, err = g.env.receiveApart(e.fd, g.scratch, &f.stash); err == unix.EAGAIN {
+			f.careful = g.carries // the connection's first bytes have been looked at
 		}
-		return n, err
-	}
-	n, err := g.env.receiveApart(e.fd, g.scratch)
-	if err == unix.EAGAIN {
-		f.careful = g.carries // the connection's first bytes have been looked at
+	} else {
+		n, err = g.env.receive(e.fd, g.scratch, 0)
 	}
 	if len(g.env.fds) > 0 {
-		g.carries, f.careful = true, true
+		g.carries, f.careful = true, true // also: a short read does not mean that there is no more
 	}
 	return n, err
 }

@@ -87,34 +87,69 @@ func (v *envelope) send(fd int, p []byte, fds []int) (int, unix.Errno) {
 	}
 }
 
-// receiveApart is receive for a socket that may carry descriptors: it stops before the byte that they are
-// attached to, so that this byte comes first in the next receive. The kernel itself glues plain bytes to a following
-// message with descriptors, and a peer that reads those bytes without looking for descriptors would lose them.
-func (v *envelope) receiveApart(fd int, p []byte) (int, unix.Errno) {
+// A stash is the byte that descriptors are attached to, read before its turn.
+type stash struct {
+	fds  []int // empty: nothing is stashed
+	byte byte
+	rest int // bytes that follow in the same message, at most
+}
+
+const apartLimit = 4096 // single bytes read at a time, to bound what one connection can cost the others
+
+// receiveApart is receive for a socket that may carry descriptors: the byte that they are attached to always comes
+// first. The kernel itself glues plain bytes to a following message with descriptors, and a peer that reads those bytes
+// without looking for descriptors would lose them. A peek tells that descriptors are coming, but not at which
+// byte, so that the bytes before them are read one by one.
+func (v *envelope) receiveApart(fd int, p []byte, st *stash) (int, unix.Errno) {
+	if len(st.fds) > 0 {
+		p[0] = st.byte
+		return v.receiveRest(fd, p, st.fds, st), 0
+	}
 	n, e := v.receive(fd, p, unix.MSG_PEEK)
 	if e != 0 || n == 0 {
 		return n, e
 	}
-	if len(v.fds) > 0 {
-		closeAll(v.fds)
-		low, high := 1, n // the first k for which the first k bytes touch the message is in [low, high]
-		for low < high {
-			mid := (low + high) / 2
-			if _, e := v.receive(fd, p[:mid], unix.MSG_PEEK); e != 0 {
-				return 0, e
-			}
-			if len(v.fds) > 0 {
-				high = mid
-			} else {
-				low = mid + 1
-			}
-			closeAll(v.fds)
+	if len(v.fds) == 0 {
+		return v.receive(fd, p[:n], 0)
+	}
+	closeAll(v.fds)
+	for i := range min(n, apartLimit) {
+		k, e := v.receive(fd, p[i:i+1], 0)
+		if e != 0 || k == 0 {
+			return i, 0 // someone else reads this socket too; what there is, is passed on
 		}
-		if low > 1 {
-			n = low - 1
+		if len(v.fds) == 0 {
+			continue
+		}
+		st.rest = n - i - 1
+		if i == 0 {
+			return v.receiveRest(fd, p, v.fds, st), 0
+		}
+		st.fds, st.byte = append(st.fds[:0], v.fds...), p[i]
+		v.fds = v.fds[:0]
+		return i, 0
+	}
+	return min(n, apartLimit), 0
+}
+
+// receiveRest adds what follows p[0] in the same message and leaves fds in v.fds.
+func (v *envelope) receiveRest(fd int, p []byte, fds []int, st *stash) int {
+	n := 1
+	broken := v.err
+	if len(st.fds) == 0 {
+		st.fds = append(st.fds, fds...)
+	}
+	if st.rest > 0 {
+		if k, e := v.receive(fd, p[1:1+min(st.rest, len(p)-1)], 0); e == 0 {
+			n += k
 		}
 	}
-	return v.receive(fd, p[:n], 0)
+	v.fds = append(v.fds, st.fds...)
+	if v.err == nil {
+		v.err = broken
+	}
+	st.fds, st.rest = st.fds[:0], 0
+	return n
 }
 
 func closeAll(fds []int) {

@@ -107,10 +107,10 @@ func (c *lineConn) Read(p []byte) (int, error) {
 			}
 		}
 	}
-	if n == 0 && err == nil {
+	if n == 0 {
 		err = io.EOF
 	}
-	return n, err
+	return max(n, 0), err
 }
 
 func (s *service) talk(nc net.Conn) {

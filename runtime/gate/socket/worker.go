@@ -83,6 +83,12 @@ func (g *Gate) resume(a *app) bool {
 		return false
 	}
 	a.slot, a.phase = slot, phaseReady
+	for _, c := range a.conns {
+		if c.s.hup {
+			c.s.readable = true
+			g.queue(c)
+		}
+	}
 	if len(a.holds) > 0 {
 		g.settling = append(g.settling, a)
 		return true
@@ -93,7 +99,7 @@ func (g *Gate) resume(a *app) bool {
 		g.admitWaiting(a)
 	case len(a.ready) > 0:
 		g.sched.want(&a.seat, false, g.now())
-	case a.long > 0:
+	case a.wantsMore():
 		g.sched.want(&a.seat, true, g.now())
 	}
 	return true
@@ -122,7 +128,7 @@ func (g *Gate) fail(a *app, err error) {
 // dying reports whether a's instance is on its way out: a socket of it that ended did so because of that.
 func (g *Gate) dying(a *app) bool {
 	if a.phase != phaseReady {
-		return a.inst == nil || pollNow(a.inst.PIDFD(), unix.POLLIN) != 0
+		return true // not to be decided now: resume looks at it again
 	}
 	if pollNow(a.inst.PIDFD(), unix.POLLIN) != 0 {
 		return true
