@@ -224,6 +224,34 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// redis listens on two wildcards, one for each address family, unless it is told not to.
+func TestWildcardsOfBothFamilies(t *testing.T) {
+	number := freePort(t)
+	pid := startService(t, exec.Command(program(t, "redis-server"), "--port", number, "--bind", "0.0.0.0", "::", "--save", "", "--dir", t.TempDir()))
+	v4, v6 := engine.Address{Network: "tcp", Address: "127.0.0.1:" + number}, engine.Address{Network: "tcp", Address: "[::1]:" + number}
+	eventually(t, "a listener", func() bool {
+		c, err := net.Dial("tcp", v4.Address)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	eventually(t, "the end of the connection", func() bool { return connections(inspect(t, pid, Options{})) == 0 })
+	report := inspect(t, pid, Options{Listeners: []engine.Address{v4}})
+	wantBlockers(t, report, `fd \d+ \(tcp listening on \[::\]:`+number+`\)`)
+	if len(report.Blockers) == 1 && !strings.Contains(report.Blockers[0].WayOut, "--tcp "+v6.Address) {
+		t.Errorf("way out %q", report.Blockers[0].WayOut)
+	}
+	wantBlockers(t, inspect(t, pid, Options{Listeners: []engine.Address{v4, v6}}))
+}
+
+func TestSharedPort(t *testing.T) {
+	number := freePort(t)
+	pid := startHolder(t, nil, "reuseport", number)
+	wantBlockers(t, inspect(t, pid, Options{Listeners: []engine.Address{{Network: "tcp", Address: "127.0.0.1:" + number}}}),
+		`fd 18 \(tcp listening on 127\.0\.0\.1:`+number+`\)`)
+}
+
 func TestConnections(t *testing.T) {
 	outside := listen(t, "unix", filepath.Join(t.TempDir(), "out"))
 	wantBlockers(t, inspect(t, startHolder(t, nil, "unix_connected", outside.Addr().String()), Options{}),

@@ -19,7 +19,8 @@ type socket struct {
 	local, peer  string // "" unbound or unconnected
 	connected    bool
 	hungUp       bool
-	owner        int // process at the other end of a unix socket when it was made; 0 unknown
+	onlyIPv6     bool // IPV6_V6ONLY
+	owner        int  // process at the other end of a unix socket when it was made; 0 unknown
 }
 
 var families = map[int]string{
@@ -93,6 +94,11 @@ func (in *inspection) checkListener(f *openFile, s *socket) {
 			continue
 		}
 		f.Listener = i
+		if twin := in.listenerTwin(f); twin != nil {
+			in.block(f.object(s.name()+" listening on "+s.local), fmt.Sprintf("fd %d is another socket for the declared address %s (SO_REUSEPORT, or a wildcard)",
+				twin.FD.FD, address.Address), "configure the service to listen there once")
+			return
+		}
 		if !exact {
 			in.note(f.object(s.name()+" "+s.local), fmt.Sprintf("it listens on all addresses; only %s leads to instances", address.Address))
 		}
@@ -100,6 +106,20 @@ func (in *inspection) checkListener(f *openFile, s *socket) {
 	}
 	in.block(f.object(s.name()+" listening on "+s.local), "it is not declared, so clients of it would reach the original service, not an instance",
 		s.declareHint())
+}
+
+// listenerTwin is the socket that stands for the declared address of f, if that is another one: the first in the
+// table. Duplicates of one socket have one inode.
+func (in *inspection) listenerTwin(f *openFile) *openFile {
+	for _, other := range in.table {
+		if other.Kind == KindListener && other.Listener == f.Listener {
+			if other.Inode == f.Inode {
+				return nil
+			}
+			return other
+		}
+	}
+	return nil
 }
 
 // declareHint says how a listening socket is declared, if it can be.
@@ -113,6 +133,8 @@ func (s *socket) declareHint() string {
 	}
 	address, err := netip.ParseAddrPort(s.local)
 	switch {
+	case err == nil && address.Addr().IsUnspecified() && s.onlyIPv6:
+		return fmt.Sprintf("declare it: --tcp [::1]:%d; %s", address.Port(), otherwise)
 	case err == nil && address.Addr().IsUnspecified():
 		return fmt.Sprintf("declare it: --tcp 127.0.0.1:%d; %s", address.Port(), otherwise)
 	case err == nil && !address.Addr().IsLoopback():
@@ -139,9 +161,8 @@ func (in *inspection) matches(s *socket, address engine.Address) (exact, covered
 	if a == b {
 		return true, false
 	}
-	// A wildcard of IPv6 takes IPv4 connections too, unless IPV6_V6ONLY is set; then the declared address is not served
-	// by this socket, but neither is it by another.
-	return false, have.Addr().IsUnspecified() && (a.Is4() || have.Addr().Is6())
+	// A wildcard of IPv6 takes IPv4 connections too, unless the socket is told otherwise.
+	return false, have.Addr().IsUnspecified() && have.Addr().Is4() == a.Is4() || have.Addr() == netip.IPv6Unspecified() && !s.onlyIPv6
 }
 
 // sameUnixName allows for names that the service bound relative to its working directory or through symbolic links.
@@ -233,6 +254,10 @@ func (in *inspection) readSocket(n int) (*socket, error) {
 	if peer, err := unix.Getpeername(fd); err == nil {
 		s.connected = true
 		s.peer = addressText(peer)
+	}
+	if s.domain == unix.AF_INET6 {
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		s.onlyIPv6 = err == nil && only != 0
 	}
 	if s.domain == unix.AF_UNIX && s.connected {
 		if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {

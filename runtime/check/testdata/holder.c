@@ -140,6 +140,18 @@ static void tcp_listen(void) {
 	need(bind(17, (void *)&a, sizeof a) == 0 && listen(17, 5) == 0, "listen");
 }
 
+// reuseport listens twice on one port; a duplicate of one of the two makes no difference.
+static void reuseport(void) {
+	struct sockaddr_in a = loopback();
+	int one = 1;
+	for (int fd = 17; fd <= 18; fd++) {
+		fd_at(socket(AF_INET, SOCK_STREAM, 0), fd);
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+		need(bind(fd, (void *)&a, sizeof a) == 0 && listen(fd, 5) == 0, "listen");
+	}
+	dup2(17, 19);
+}
+
 static struct sockaddr_un local(void) {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	strncpy(a.sun_path, args[0], sizeof a.sun_path - 1);
@@ -413,7 +425,7 @@ static const struct { const char *name; void (*run)(void); } modes[] = {
 #define MODE(name) {#name, name}
 	MODE(io_uring), MODE(aio), MODE(userfaultfd), MODE(perf), MODE(bpf), MODE(inotify), MODE(fanotify), MODE(pidfd),
 	MODE(netlink), MODE(packet), MODE(file), MODE(fifo), MODE(procfile), MODE(device), MODE(mqueue), MODE(memfd), MODE(udp),
-	MODE(tcp_connected), MODE(tcp_fresh), MODE(tcp_listen), MODE(unix_connected), MODE(unix_listen), MODE(unix_self),
+	MODE(tcp_connected), MODE(tcp_fresh), MODE(tcp_listen), MODE(reuseport), MODE(unix_connected), MODE(unix_listen), MODE(unix_self),
 	MODE(dgram_pair), MODE(hung_up), MODE(in_flight), MODE(shared_file), MODE(sysv), MODE(memfd_mapped), MODE(deleted),
 	MODE(locked_file), MODE(posix_lock), MODE(hugetlb), MODE(dontfork), MODE(wipeonfork), MODE(locked_memory), MODE(child),
 	MODE(zombie), MODE(traced), MODE(timer), MODE(strict), MODE(filter), MODE(thread_files), MODE(thread_directory),
