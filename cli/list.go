@@ -22,7 +22,9 @@ func newListCommand(g *globals) *cobra.Command {
 			out := cmd.OutOrStdout()
 			if quiet {
 				for _, st := range list {
-					fmt.Fprintln(out, st.ID)
+					if _, perr := fmt.Fprintln(out, st.ID); perr != nil {
+						return perr
+					}
 				}
 				return err
 			}

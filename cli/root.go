@@ -7,7 +7,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -170,6 +169,6 @@ func (g *globals) report(err error) {
 		g.Log.Error(err)
 	}
 	if g.logFile != nil || g.logFormat != "json" {
-		io.WriteString(os.Stderr, "corsa: "+err.Error()+"\n")
+		fmt.Fprintf(os.Stderr, "corsa: %v\n", err)
 	}
 }

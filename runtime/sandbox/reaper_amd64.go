@@ -30,7 +30,7 @@ const (
 const reaperEndMark = 0x5ca1ab1e0ddba11
 
 // reaperFailed is the reaper's exit code if the kernel refuses it a process.
-const reaperFailed = 125
+const reaperFailed = 125 //nolint:unused // the assembly uses it
 
 // reaperText returns where the linker has put the two parts of the machine code.
 func reaperText() (main, forward *byte)

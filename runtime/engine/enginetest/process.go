@@ -1,7 +1,6 @@
 package enginetest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,12 +31,12 @@ type process struct {
 	dir     string
 	addrs   []engine.Address
 	cmd     *exec.Cmd
-	stderr  *bytes.Buffer
+	stderr  *messages
 	waited  chan struct{} // closed when the process has been reaped
 }
 
 // start runs p and waits until it listens. Whatever processes of its binary are left at the end of the test are
-// killed, and reported if the test was well until then.
+// killed; subject.destroy is what complains about them.
 func (s *suite) start(t *testing.T, p program, l launch) *process {
 	t.Helper()
 	dir := t.TempDir()
@@ -45,7 +45,7 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 	if err := os.Link(s.build.binary(t, p), binary); err != nil {
 		t.Fatal(err)
 	}
-	pr := &process{program: p, binary: binary, dir: dir, stderr: new(bytes.Buffer), waited: make(chan struct{})}
+	pr := &process{program: p, binary: binary, dir: dir, stderr: new(messages), waited: make(chan struct{})}
 	args := make([]string, 0, len(p.listen))
 	for i, kind := range p.listen {
 		a := engine.Address{Network: kind, Address: filepath.Join(dir, fmt.Sprintf("s%d", i))}
@@ -59,11 +59,21 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 	}
 	pr.cmd = exec.Command(binary, args...)
 	pr.cmd.Dir = dir
-	pr.cmd.Stderr = pr.stderr
-	pr.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: l.cloneflags}
-	if err := pr.cmd.Start(); err != nil {
+	// A pipe of our own: exec.Cmd's would make Wait wait for the instances, which inherit it. A file would be one
+	// that is open for writing.
+	r, w, err := os.Pipe()
+	if err != nil {
 		t.Fatal(err)
 	}
+	pr.cmd.Stderr = w
+	pr.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: l.cloneflags}
+	err = pr.cmd.Start()
+	_ = w.Close() // the process has its own
+	if err != nil {
+		_ = r.Close()
+		t.Fatal(err)
+	}
+	go pr.stderr.collect(r)
 	t.Cleanup(func() { pr.end(t) })
 	go func() {
 		// A wait by the parent would steal the stops of the engine's ptrace, which is in the same process here: so
@@ -124,7 +134,7 @@ func (pr *process) settle(t *testing.T) {
 
 func (pr *process) pid() int { return pr.cmd.Process.Pid }
 
-// end kills what is left of the service, and says so if it ought to have been gone.
+// end kills and reaps what is left of the service.
 func (pr *process) end(t *testing.T) {
 	left := processesOf(pr.binary)
 	for _, pid := range left {
@@ -132,10 +142,41 @@ func (pr *process) end(t *testing.T) {
 			t.Errorf("kill %d: %v", pid, err)
 		}
 	}
-	<-pr.waited
-	if t.Failed() && pr.stderr.Len() > 0 {
-		t.Logf("stderr of %s:\n%s", pr.program.name, pr.stderr)
+	select {
+	case <-pr.waited:
+	case <-time.After(patience):
+		t.Errorf("process %d was killed but cannot be reaped", pr.pid())
 	}
+	if text := pr.stderr.String(); t.Failed() && text != "" {
+		t.Logf("stderr of %s:\n%s", pr.program.name, text)
+	}
+}
+
+// messages collects what a service and its instances write to their standard error.
+type messages struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// collect reads r until the last process that holds the other end is gone.
+func (m *messages) collect(r *os.File) {
+	defer func() { _ = r.Close() }()
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		m.mu.Lock()
+		m.text = append(m.text, buf[:n]...)
+		m.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (m *messages) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return string(m.text)
 }
 
 // processesOf lists the pids whose executable is binary: the service, its instances, its images. They may be in other
@@ -180,8 +221,10 @@ func sockets(t *testing.T, pid int) map[uint64]bool {
 }
 
 // eventually waits for cond; it says whether it came true.
-func eventually(cond func() bool) bool {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+func eventually(cond func() bool) bool { return within(patience, cond) }
+
+func within(limit time.Duration, cond func() bool) bool {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if cond() {
 			return true
 		}

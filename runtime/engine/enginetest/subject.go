@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -75,7 +76,7 @@ func (sub *subject) destroy() {
 	if err := service.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	if !eventually(func() bool { return len(processesOf(sub.process.binary)) == 0 }) {
+	if !within(2*time.Second, func() bool { return len(processesOf(sub.process.binary)) == 0 }) {
 		for _, pid := range processesOf(sub.process.binary) {
 			t.Errorf("process left behind by Destroy:\n%s", describe(pid))
 		}

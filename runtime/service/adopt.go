@@ -1,0 +1,179 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fork"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/gate/socket"
+	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/spec"
+)
+
+const (
+	listenLimit = 30 * time.Second // for the service to listen
+	warmLimit   = 5 * time.Minute  // for the warm-up command
+	quietLimit  = 10 * time.Second // for the service to come to rest
+	adoptTries  = 5                // connections of the warm-up may take a moment to go
+	adoptPause  = 100 * time.Millisecond
+)
+
+// engines are the engines that a service can be adopted with, the preferred one first.
+var engines = []engine.Engine{fork.New()}
+
+// pickEngine returns the engine of that name; auto is the first.
+func pickEngine(name string) (engine.Engine, error) {
+	for _, e := range engines {
+		if name == e.Name() || name == "auto" {
+			return e, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: there is no engine %q", ErrInvalid, name)
+}
+
+// adopt virtualises the service that runs in the sandbox.
+func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
+	l := m.ref.layout()
+	var err error
+	if m.output, err = collect(l.output(), output); err != nil {
+		return err
+	}
+	state, err := m.box.State()
+	if err != nil {
+		return err
+	}
+	svc, declared, err := spec.FromAnnotations(state.Annotations)
+	if err != nil {
+		return err
+	}
+	if !declared {
+		return fmt.Errorf("container %q declares no service: its bundle has no annotation %s*", m.ref.ID, spec.Prefix)
+	}
+	m.svc = svc
+	pid, err := m.box.ServicePID(ctx)
+	if err != nil {
+		return m.explain(err)
+	}
+	if err := m.prepare(ctx, pid); err != nil {
+		return m.explain(err)
+	}
+	eng, err := pickEngine(svc.Engine)
+	if err != nil {
+		return err
+	}
+	listeners := make([]engine.Address, len(svc.Endpoints))
+	for i, e := range svc.Endpoints {
+		listeners[i] = engine.Address(e)
+	}
+	target := m.target(pid, listeners)
+	for try := 1; ; try++ {
+		m.eng, err = eng.Adopt(ctx, target)
+		if err == nil {
+			break
+		}
+		if try == adoptTries || svc.Warm == "" || !errors.Is(err, engine.ErrRefused) {
+			return m.explain(err)
+		}
+		time.Sleep(adoptPause)
+	}
+	m.rec = &record{
+		Version: recordVersion, Service: *svc, PID: pid, Listeners: listeners, Engine: eng.Name(), State: m.eng.Handle(),
+		Created: time.Now(), Output: output != nil,
+	}
+	if m.ledger, err = createLedger(l.journal(), svc); err != nil {
+		return errors.Join(err, m.eng.Destroy())
+	}
+	if err := l.save(m.rec); err != nil {
+		return errors.Join(err, m.eng.Destroy())
+	}
+	return nil
+}
+
+func (m *Monitor) explain(err error) error {
+	// What it printed last may still be in the pipe.
+	time.Sleep(20 * time.Millisecond)
+	return m.output.explain(err)
+}
+
+func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
+	return engine.Target{PID: pid, Shared: m.svc.Shared, Listeners: listeners, Dir: m.ref.layout().sockets(), Log: m.log}
+}
+
+// prepare waits until the service can be adopted: it listens, is warm, and rests.
+func (m *Monitor) prepare(ctx context.Context, pid int) error {
+	if err := within(ctx, listenLimit, func(ctx context.Context) error {
+		return awaitListening(ctx, pid, m.svc.Endpoints)
+	}); err != nil {
+		return err
+	}
+	if m.svc.Warm != "" {
+		if err := within(ctx, warmLimit, m.warm); err != nil {
+			return err
+		}
+	}
+	return within(ctx, quietLimit, func(ctx context.Context) error { return awaitQuiet(ctx, pid) })
+}
+
+func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return f(ctx)
+}
+
+// warm runs the warm-up command in the sandbox.
+func (m *Monitor) warm(ctx context.Context) error {
+	process, err := m.box.DefaultProcess()
+	if err != nil {
+		return err
+	}
+	process.Args = []string{"/bin/sh", "-c", m.svc.Warm}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p, err := m.box.Exec(ctx, sandbox.ExecOptions{Process: process, Stdio: sandbox.Stdio{Out: w, Err: w}})
+	_ = w.Close()
+	if err != nil {
+		return fmt.Errorf("warm-up command: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() {
+		_ = p.Signal(unix.SIGKILL) // gone already
+		_ = r.Close()              // what it started may keep the pipe open
+	})()
+	text, _ := io.ReadAll(io.LimitReader(r, 4096))
+	_, _ = io.Copy(io.Discard, r) // ends with the command, or with ctx
+	code, err := p.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("warm-up command %q: %w", m.svc.Warm, context.Cause(ctx))
+	case err != nil:
+		return fmt.Errorf("warm-up command: %w", err)
+	case code != 0:
+		return fmt.Errorf("warm-up command %q: exit code %d; it printed: %s", m.svc.Warm, code, text)
+	}
+	return nil
+}
+
+// newGate makes the gate; bound is called once it has the public endpoints.
+func (m *Monitor) newGate(bound func()) (gate.Gate, error) {
+	originals := make([]string, len(m.svc.Endpoints))
+	for i, e := range m.svc.Endpoints {
+		if e.Network == "unix" {
+			originals[i] = filepath.Join(procPath(m.rec.PID, "root"), e.Address)
+			if err := os.MkdirAll(filepath.Dir(e.Address), 0o755); err != nil {
+				return nil, fmt.Errorf("directory of the public socket: %w", err)
+			}
+		}
+	}
+	return socket.New(socket.Config{Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound})
+}

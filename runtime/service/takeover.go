@@ -1,0 +1,105 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/instance"
+)
+
+const (
+	settleTime  = 2 * time.Millisecond // for an instance to notice that its old connections have ended
+	settleLimit = 50 * time.Millisecond
+)
+
+// takeOver serves on what a monitor that died had adopted.
+func (m *Monitor) takeOver(ctx context.Context, output *os.File) error {
+	l := m.ref.layout()
+	rec, err := l.load()
+	if err != nil {
+		return err
+	}
+	m.rec, m.svc = rec, &rec.Service
+	if output == nil && rec.Output {
+		if output, err = reopenOutput(rec.PID); err != nil {
+			return err
+		}
+	}
+	if m.output, err = collect(l.output(), output); err != nil {
+		return err
+	}
+	eng, err := pickEngine(rec.Engine)
+	if err != nil {
+		return err
+	}
+	if m.ledger, err = openLedger(l.journal(), m.svc); err != nil {
+		return err
+	}
+	if m.eng, err = eng.Recover(ctx, m.target(rec.PID, rec.Listeners), rec.State); err != nil {
+		err = fmt.Errorf("take over process %d: %w", rec.PID, err)
+		if errors.Is(err, engine.ErrGone) {
+			err = fmt.Errorf("%w; the service has ended: delete it", err)
+		}
+		return errors.Join(err, m.ledger.close())
+	}
+	for _, app := range m.ledger.apps() {
+		if err := m.reopen(ctx, app.App); err != nil {
+			return errors.Join(err, m.eng.Close(), m.ledger.close())
+		}
+	}
+	return nil
+}
+
+// reopen finds the instance and the checkpoints of one app again. Those that are gone are struck off the ledger; the
+// app then gets the newest state that is left when it is next heard of.
+func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
+	h := m.holding(app)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	inst, images := m.ledger.handles(app)
+	for id, handle := range images {
+		img, err := m.eng.OpenImage(ctx, handle)
+		switch {
+		case err == nil:
+			h.images[id] = &heldImage{Image: img, foreign: true}
+		case errors.Is(err, engine.ErrGone):
+			if err := m.ledger.lostCheckpoint(app, id); err != nil {
+				return err
+			}
+			m.event(Event{Type: EventLost, App: app, Checkpoint: id})
+		default:
+			return fmt.Errorf("app %s: checkpoint %s: %w", app, id, err)
+		}
+	}
+	if inst == nil {
+		return nil
+	}
+	in, err := m.eng.OpenInstance(ctx, inst)
+	if errors.Is(err, engine.ErrGone) {
+		m.event(Event{Type: EventLost, App: app, Detail: "its instance died while there was no monitor"})
+		return m.ledger.lostInstance(app)
+	}
+	if err != nil {
+		return fmt.Errorf("app %s: instance: %w", app, err)
+	}
+	h.inst = in
+	return settle(in)
+}
+
+// settle lets a dormant instance run for a moment, alone, to notice that the connections of the dead monitor have
+// ended: with them it could not be captured.
+func settle(in engine.Instance) error {
+	if err := in.Activate(); err != nil {
+		return ignoreGone(err)
+	}
+	time.Sleep(settleTime)
+	err := in.Park(settleLimit)
+	if errors.Is(err, engine.ErrBusy) {
+		err = in.Park(0)
+	}
+	return ignoreGone(err)
+}

@@ -1,0 +1,82 @@
+package service
+
+import (
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/instance"
+)
+
+// ServiceView describes a virtualised service.
+type ServiceView struct {
+	ID          string            `json:"id"`
+	Annotations map[string]string `json:"annotations"` // what was declared, with all defaults
+	Engine      string            `json:"engine"`
+	PID         int               `json:"pid"` // of the adopted process: the base, which never runs
+	Monitor     int               `json:"monitor"`
+	Supervisor  int               `json:"supervisor"`
+	Created     time.Time         `json:"created"`
+	Since       time.Time         `json:"since"` // since when this monitor serves
+	Recovered   bool              `json:"recovered"`
+	Apps        int               `json:"apps"`
+	Base        *MemoryView       `json:"base"`
+}
+
+// MemoryView is in bytes; see engine.Memory.
+type MemoryView struct {
+	Resident int64 `json:"resident"`
+	Unique   int64 `json:"unique"`
+	Shared   int64 `json:"shared"`
+}
+
+func viewMemory(m engine.Memory) *MemoryView {
+	return &MemoryView{Resident: m.Resident, Unique: m.Unique, Shared: m.Shared}
+}
+
+// AppView describes an app. Counters but Crashes and Checkpoints begin with the monitor that answers.
+type AppView struct {
+	App            instance.App `json:"app"`
+	State          string       `json:"state"` // active, dormant, quarantined, stopped, gone
+	PID            int          `json:"pid,omitempty"`
+	Path           string       `json:"path"` // how its bytes get to the instance: proxied
+	Connections    int          `json:"connections"`
+	Transactions   uint64       `json:"transactions"`
+	Switches       uint64       `json:"switches"`
+	BytesIn        uint64       `json:"bytesIn"`
+	BytesOut       uint64       `json:"bytesOut"`
+	WaitingSeconds float64      `json:"waitingSeconds"`
+	Checkpoints    int          `json:"checkpoints"`
+	Head           string       `json:"head"` // the state that its instance began from: a checkpoint, or base
+	Crashes        int          `json:"crashes"`
+	Memory         *MemoryView  `json:"memory,omitempty"` // of the instance; absent without one
+}
+
+// CheckpointView describes a checkpoint just taken. Durations are in microseconds.
+type CheckpointView struct {
+	App       instance.App `json:"app"`
+	ID        string       `json:"id"`
+	Tag       string       `json:"tag,omitempty"`
+	CaptureUS float64      `json:"captureMicroseconds"`
+	ForkUS    float64      `json:"forkMicroseconds"`
+	TotalUS   float64      `json:"totalMicroseconds"`
+}
+
+// RestoreView describes a restore just done.
+type RestoreView struct {
+	App         instance.App `json:"app"`
+	To          string       `json:"to"`
+	Connections int          `json:"connections"` // open ones that exist in the restored state
+	TotalUS     float64      `json:"totalMicroseconds"`
+}
+
+type (
+	checkpointRequest struct {
+		Tag string `json:"tag"`
+	}
+	restoreRequest struct {
+		To string `json:"to"`
+	}
+	signalRequest struct {
+		Signal int `json:"signal"`
+	}
+)
