@@ -257,15 +257,25 @@ static void dontfork(void) { advise(MADV_DONTFORK); }
 static void wipeonfork(void) { advise(MADV_WIPEONFORK); }
 static void locked_memory(void) { need(mlock(map(page, MAP_PRIVATE | MAP_ANONYMOUS, -1), page) == 0, "mlock"); }
 
+// forked returns once the child has its name; the child ends with its parent.
 static pid_t forked(void (*work)(void)) {
+	int named[2];
+	char c;
+	need(pipe(named) == 0, "pipe");
 	pid_t pid = fork();
 	need(pid >= 0, "fork");
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		prctl(PR_SET_NAME, "helper");
+		close(named[0]);
+		close(named[1]);
 		work();
 		_exit(0);
 	}
+	close(named[1]);
+	while (read(named[0], &c, 1) > 0)
+		;
+	close(named[0]);
 	return pid;
 }
 
