@@ -28,7 +28,8 @@ func openHostTerminal() (*hostTerminal, error) {
 	return &hostTerminal{file: f}, nil
 }
 
-// raw makes the terminal pass on every byte as it comes.
+// raw makes the terminal pass on every byte of input as it comes. It goes on to turn \n into \r\n on output: messages
+// of corsa itself need it, and rawNewlines keeps the container's terminal from doing it too.
 func (h *hostTerminal) raw() error {
 	t, err := unix.IoctlGetTermios(int(h.file.Fd()), unix.TCGETS)
 	if err != nil {
@@ -36,7 +37,6 @@ func (h *hostTerminal) raw() error {
 	}
 	saved := *t
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
 	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
@@ -69,7 +69,7 @@ func (h *hostTerminal) resize(master *os.File) error {
 	return control(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 }
 
-// rawNewlines stops the container's terminal from turning \n into \r\n: ours does it.
+// rawNewlines stops the container's terminal from turning \n into \r\n.
 func rawNewlines(master *os.File) error {
 	return control(master, func(fd int) error {
 		t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
