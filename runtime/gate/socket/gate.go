@@ -29,6 +29,8 @@ type Config struct {
 	// Originals are the paths at which the gate can see the service's own sockets, one for each endpoint; the public
 	// ones get the same mode and owner. Empty: those of the socket that stands at the public path, if any, else 0777.
 	Originals []string
+	// Bound, if set, is called by Serve once it has all public endpoints.
+	Bound func()
 	// MaxConns limits open connections, MaxConnsPerApp those of one app; what comes on top is closed.
 	// 0 means what RLIMIT_NOFILE allows, and three quarters of the total.
 	MaxConns, MaxConnsPerApp int
@@ -157,6 +159,9 @@ func (g *Gate) Serve(ctx context.Context) error {
 		}
 	}
 	g.accepting = true
+	if g.cfg.Bound != nil {
+		g.cfg.Bound()
+	}
 	stop := context.AfterFunc(ctx, g.wake)
 	defer stop()
 	g.run(ctx)
