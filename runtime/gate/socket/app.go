@@ -188,6 +188,10 @@ func (g *Gate) turns() {
 				return
 			}
 		case stay:
+			if g.sched.relieved() {
+				g.sched.cur.again = false
+				g.admitWaiting(g.sched.cur.owner)
+			}
 			if at != 0 {
 				if !quiet && g.sched.cur.owner.open == 0 {
 					at = min(at, g.now()+settleRetry) // no event will tell
@@ -225,7 +229,7 @@ func (g *Gate) endTurn(v verdict) bool {
 	default:
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
 	}
-	g.sched.parked()
+	g.sched.parked(g.now())
 	if v == breakIn {
 		g.giveUpOn(a)
 	}

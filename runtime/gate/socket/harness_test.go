@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		serve()
 		os.Exit(0)
 	}
+	if path := os.Getenv("SOCKET_TEST_CLIENT"); path != "" {
+		measure(path)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -5,6 +5,7 @@ type seat struct {
 	owner  *app
 	next   *seat
 	queued bool
+	again  bool  // asked for more while it ran and was not admitted: it queues when its turn ends
 	resume bool  // wants only to go on with what a former turn left unfinished
 	grant  int64 // how long a resumed turn may keep others waiting
 }
@@ -46,9 +47,10 @@ type schedule struct {
 	head, tail *seat
 }
 
-// want queues x for a turn, unless it has one. A request always outranks the wish to resume.
+// want queues x for a turn; if it has one, for another after it. A request always outranks the wish to resume.
 func (s *schedule) want(x *seat, resume bool, now int64) {
 	if s.runs(x) {
+		x.again = x.again || !resume
 		return
 	}
 	if x.queued {
@@ -83,6 +85,9 @@ func (s *schedule) drop(x *seat) {
 	}
 	x.next, x.queued = nil, false
 }
+
+// relieved reports whether somebody was kept from running on by others who have left the queue since, and may now.
+func (s *schedule) relieved() bool { return s.running && s.head == nil && s.cur.again }
 
 // runs reports whether x's instance is the active one.
 func (s *schedule) runs(x *seat) bool { return s.running && s.cur == x }
@@ -145,6 +150,7 @@ func (s *schedule) begin(now int64) *seat {
 	default:
 		s.streak = 0
 	}
+	x.again = false
 	s.cur, s.running, s.since, s.contended, s.served, s.retryAt = x, true, now, now, 0, 0
 	return x
 }
@@ -160,7 +166,12 @@ func (s *schedule) answered() {
 func (s *schedule) busy(now int64) { s.retryAt = now + parkRetry }
 
 // parked notes that the running instance is dormant now.
-func (s *schedule) parked() { s.running = false }
+func (s *schedule) parked(now int64) {
+	s.running = false
+	if s.cur.again {
+		s.want(s.cur, false, now)
+	}
+}
 
 // resumed notes that x goes on running outside the queue: it was made dormant for the gate's own purposes and
 // nobody else came meanwhile.

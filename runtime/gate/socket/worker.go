@@ -17,10 +17,11 @@ import (
 // occupy takes a off the schedule while a worker has it: its requests wait.
 func (g *Gate) occupy(a *app) {
 	a.phase = phaseBusy
-	g.sched.drop(&a.seat)
+	a.seat.again = false
 	if g.sched.runs(&a.seat) {
-		g.sched.parked()
+		g.sched.parked(g.now())
 	}
+	g.sched.drop(&a.seat)
 	if a.slot != 0 {
 		g.unwatch(a.inst.PIDFD(), a.slot)
 		a.slot = 0
