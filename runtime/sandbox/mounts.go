@@ -60,7 +60,9 @@ func mountsUnder(dir string) ([]string, error) {
 	if real, err = filepath.Abs(real); err != nil {
 		return nil, err
 	}
-	f, err := os.Open("/proc/self/mountinfo")
+	// Not /proc/self: that is the main thread, which libcontainer may have moved to a container's mount namespace to
+	// open mount sources there. It never comes back.
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +73,7 @@ func mountsUnder(dir string) ([]string, error) {
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 5 {
-			return nil, fmt.Errorf("/proc/self/mountinfo: malformed line %q", lines.Text())
+			return nil, fmt.Errorf("mountinfo: malformed line %q", lines.Text())
 		}
 		point := unescapeOctal(fields[4])
 		if point == real || strings.HasPrefix(point, real+"/") {

@@ -14,8 +14,8 @@ import (
 const reaperName = "corsa-reaper"
 
 // A reaper is the pid 1 that Options.Reaper puts in front of a container's program. The program becomes its only
-// child of its own making. It forwards every signal but SIGCHLD, reaps every orphan, also those whose exit signal
-// is 0, and exits with the program's exit code, or 128 plus the signal that ended it.
+// child of its own making. It forwards every signal but SIGCHLD, reaps every orphan and every sibling that the
+// program is given by CLONE_PARENT, and exits with the program's exit code, or 128 plus the signal that ended it.
 //
 // A service needs it for two reasons: the first process of a pid namespace cannot be cloned with CLONE_PARENT, which
 // is how instances are made; and the instances' parent must not be the service, which would see them die.

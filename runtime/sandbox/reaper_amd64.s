@@ -144,8 +144,8 @@ skip:
 	MOVL $8, R10
 	SYSCALL
 
-	// A blocking wait rather than one driven by SIGCHLD: children whose exit signal is 0 send none. __WALL for
-	// the same children.
+	// A blocking wait rather than one driven by SIGCHLD, and __WALL: a child is reaped whatever its exit signal is.
+	// Linux gives a sibling made with CLONE_PARENT its maker's, which is SIGCHLD; nothing here depends on that.
 wait:
 	MOVL $SYS_WAIT4, AX
 	MOVQ $-1, DI

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runc/libcontainer/utils"
 	"golang.org/x/sys/unix"
 )
 
@@ -156,7 +157,7 @@ func TestReaperReapsOrphans(t *testing.T) {
 	}
 }
 
-func TestReaperReapsChildrenWithoutExitSignal(t *testing.T) {
+func TestReaperReapsSiblingsOfTheProgram(t *testing.T) {
 	dir, spec := bundle(t, "cloneparent")
 	out, err := exec.Command("gcc", "-static", "-O1", "-o", filepath.Join(dir, "rootfs/bin/cloneparent"), "testdata/cloneparent.c").CombinedOutput()
 	if err != nil {
@@ -258,5 +259,52 @@ func TestServicePIDObeysItsDeadline(t *testing.T) {
 	defer cancel()
 	if _, err := s.ServicePID(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline", err)
+	}
+}
+
+// The terminal's interrupt character goes to the program alone; were it in the reaper's process group, it would get
+// SIGINT twice.
+func TestInterruptReachesTheProgramOnceUnderTheReaper(t *testing.T) {
+	dir, spec := bundle(t, "sh", "-c", `trap 'n=$((n+1))' INT; echo rea''dy; while :; do read x && echo "count is $n"; done`)
+	spec.Process.Terminal = true
+	ours, theirs, err := utils.NewSockPair("console")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	s := create(t, Options{Bundle: dir, Spec: spec, Reaper: true, Stdio: Stdio{Console: theirs}})
+	if err := theirs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	master, err := utils.RecvFile(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	guard(t, s)
+	lines := bufio.NewScanner(master)
+	expect := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), want) {
+				return
+			}
+			if strings.Contains(lines.Text(), "count is") {
+				t.Errorf("got %q, want %q", lines.Text(), want)
+			}
+		}
+		t.Fatalf("terminal ended before %q: %v", want, lines.Err())
+	}
+	expect("ready")
+	for i := 1; i <= 20; i++ {
+		for _, key := range []string{"\x03", "\n"} {
+			if _, err := master.WriteString(key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect(fmt.Sprintf("count is %d", i))
 	}
 }

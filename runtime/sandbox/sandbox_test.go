@@ -17,6 +17,9 @@ import (
 
 func TestMain(m *testing.M) {
 	Init()
+	if dir := os.Getenv(strayMainThread); dir != "" {
+		listMountsBesideStrayMainThread(dir)
+	}
 	os.Exit(m.Run())
 }
 

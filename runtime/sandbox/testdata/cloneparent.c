@@ -1,4 +1,4 @@
-// Makes siblings that send no signal when they end, as the fork engine does, and reports whether pid 1 reaps them.
+// Makes siblings of itself, as the fork engine does, and reports whether pid 1 reaps them.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
