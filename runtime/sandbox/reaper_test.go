@@ -226,11 +226,8 @@ func TestServicePID(t *testing.T) {
 			if (pid == initPID) == reaper {
 				t.Errorf("service is %d, init is %d", pid, initPID)
 			}
-			if reaper {
-				exe, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
-				if err != nil || !strings.HasSuffix(exe, "/busybox") {
-					t.Errorf("service executes %q, %v", exe, err)
-				}
+			if exe, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); err != nil || !strings.HasSuffix(exe, "/busybox") {
+				t.Errorf("service executes %q, %v", exe, err)
 			}
 		})
 	}
@@ -253,12 +250,14 @@ func TestServicePIDOfAProgramThatHasExited(t *testing.T) {
 }
 
 func TestServicePIDObeysItsDeadline(t *testing.T) {
-	dir, spec := bundle(t, "true")
-	s := create(t, Options{Bundle: dir, Spec: spec, Reaper: true}) // never started
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
-	defer cancel()
-	if _, err := s.ServicePID(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want the deadline", err)
+	for _, reaper := range []bool{false, true} {
+		dir, spec := bundle(t, "true")
+		s := create(t, Options{Bundle: dir, Spec: spec, Reaper: reaper, ID: fmt.Sprintf("%s-%v", testID(t), reaper)}) // never started
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := s.ServicePID(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("reaper=%v: got %v, want the deadline", reaper, err)
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // ErrExited says that the container's program ended before it could be found.
 var ErrExited = errors.New("the program has exited")
 
-// servicePoll is how often ServicePID looks. The reaper needs well under a millisecond.
+// servicePoll is how often ServicePID looks. From start to exec it takes well under a millisecond, hooks apart.
 const servicePoll = time.Millisecond
 
 // ServicePID is the host pid of the container's program: the reaper's child, or pid 1 where there is no reaper. It
@@ -28,8 +28,9 @@ func (s *Sandbox) ServicePID(ctx context.Context) (int, error) {
 	if initPID == 0 {
 		return 0, s.wrap("find its program", ErrExited)
 	}
-	if !s.HasReaper() {
-		return initPID, nil
+	find := executedInit
+	if s.HasReaper() {
+		find = executedChild
 	}
 	pidfd, err := unix.PidfdOpen(initPID, 0)
 	if err != nil {
@@ -39,9 +40,6 @@ func (s *Sandbox) ServicePID(ctx context.Context) (int, error) {
 	tick := time.NewTicker(servicePoll)
 	defer tick.Stop()
 	for {
-		if pid := executedChild(initPID); pid != 0 {
-			return pid, nil
-		}
 		dead, err := isDead(pidfd, 0)
 		if err != nil {
 			return 0, s.wrap("find its program", err)
@@ -49,12 +47,24 @@ func (s *Sandbox) ServicePID(ctx context.Context) (int, error) {
 		if dead {
 			return 0, s.wrap("find its program", fmt.Errorf("%w; its output may say why", ErrExited))
 		}
+		if pid := find(initPID); pid != 0 {
+			return pid, nil
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return 0, s.wrap("wait until its program is executed", ctx.Err())
 		}
 	}
+}
+
+// executedInit is initPID once it has executed the program, else 0. Until then its environment is libcontainer's.
+func executedInit(initPID int) int {
+	env, err := os.ReadFile("/proc/" + strconv.Itoa(initPID) + "/environ")
+	if err != nil || strings.Contains(string(env), "_LIBCONTAINER_INITPIPE=") {
+		return 0
+	}
+	return initPID
 }
 
 // executedChild is the reaper's first child once it has executed the program, else 0. The kernel lists children in
