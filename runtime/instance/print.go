@@ -24,7 +24,11 @@ func (h History) Print(w io.Writer, now time.Time) error {
 		}
 		for i := len(lanes) - 1; i > at; i-- {
 			if lanes[i] == c.ID {
-				rows = append(rows, []string{joint(at, i, len(lanes))})
+				left := i - 1
+				for lanes[left] != c.ID {
+					left--
+				}
+				rows = append(rows, []string{joint(left, i, len(lanes))})
 				lanes = slices.Delete(lanes, i, i+1)
 			}
 		}
