@@ -24,6 +24,8 @@ type attachment struct {
 	stdio   sandbox.Stdio
 	copies  sync.WaitGroup // streams from the process
 	exited  atomic.Bool
+	// deliver gives a signal to the program; nil: to the process itself.
+	deliver func(unix.Signal) error
 
 	// For a process with a terminal only:
 	host   *hostTerminal
@@ -168,7 +170,11 @@ func (a *attachment) forward(p *sandbox.Process, sig unix.Signal) {
 			a.resize()
 		}
 	default:
-		if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		deliver := p.Signal
+		if a.deliver != nil {
+			deliver = a.deliver
+		}
+		if err := deliver(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			a.log.Warnf("forward signal %d to process %d: %v", int(sig), p.PID(), err)
 		}
 	}

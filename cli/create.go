@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/runtime/service"
 )
 
 // createFlags are those of every verb that creates a container.
@@ -43,6 +44,10 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 	if err != nil {
 		return sandbox.Options{}, err
 	}
+	declared, err := service.Declared(spec.Annotations)
+	if err != nil {
+		return sandbox.Options{}, fmt.Errorf("%s: %w", bundle, err)
+	}
 	files, err := preservedFiles(f.preserveFDs)
 	if err != nil {
 		return sandbox.Options{}, err
@@ -56,6 +61,8 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 		ExtraFiles:   files,
 		NoPivot:      f.noPivot,
 		NoNewKeyring: f.noNewKeyring,
+		// Instances of a service are not its children; somebody has to reap them.
+		Reaper: declared != nil,
 	}, nil
 }
 

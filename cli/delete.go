@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/runtime/service"
 )
 
 func newDeleteCommand(g *globals) *cobra.Command {
@@ -15,17 +16,18 @@ func newDeleteCommand(g *globals) *cobra.Command {
 		Short: "Remove a container: processes, cgroup and state",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := sandbox.Load(g.Root, args[0])
+			ref, err := g.ref(args[0])
+			if err != nil {
+				return err
+			}
+			err = service.Delete(cmd.Context(), ref, force)
 			if errors.Is(err, sandbox.ErrNotExist) {
 				removed, rerr := sandbox.RemoveLeftover(g.Root, args[0])
 				if rerr != nil || removed || force {
 					return rerr
 				}
 			}
-			if err != nil {
-				return err
-			}
-			return s.Delete(cmd.Context(), force)
+			return err
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill the container first if it is running; an unknown id is no error")

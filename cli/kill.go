@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/runtime/service"
 )
 
 func newKillCommand(g *globals) *cobra.Command {
@@ -17,7 +18,7 @@ func newKillCommand(g *globals) *cobra.Command {
 		Use:   "kill [flags] ID [SIGNAL]",
 		Short: "Send a signal (default SIGTERM) to a container",
 		Args:  cobra.RangeArgs(1, 2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			sig := unix.SIGTERM
 			if len(args) == 2 {
 				var err error
@@ -28,6 +29,13 @@ func newKillCommand(g *globals) *cobra.Command {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {
 				return err
+			}
+			ref, err := g.ref(args[0])
+			if err != nil {
+				return err
+			}
+			if service.Virtualised(ref) {
+				return service.Kill(cmd.Context(), ref, sig)
 			}
 			err = s.Signal(sig)
 			if all && errors.Is(err, sandbox.ErrWrongState) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/runtime/service"
 )
 
 func newRunCommand(g *globals) *cobra.Command {
@@ -23,7 +24,7 @@ func newRunCommand(g *globals) *cobra.Command {
 				return err
 			}
 			if detach {
-				return runDetached(cmd.Context(), o, f.consoleSocket)
+				return runDetached(cmd.Context(), g, o, f.consoleSocket)
 			}
 			if f.consoleSocket != "" {
 				return usagef("--console-socket is of use with --detach only")
@@ -37,12 +38,12 @@ func newRunCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-func runDetached(ctx context.Context, o sandbox.Options, consoleSocket string) error {
+func runDetached(ctx context.Context, g *globals, o sandbox.Options, consoleSocket string) error {
 	s, err := createDetached(ctx, o, consoleSocket)
 	if err != nil {
 		return err
 	}
-	if err := s.Start(); err != nil {
+	if err := g.start(ctx, s); err != nil {
 		return errors.Join(err, s.Delete(ctx, true))
 	}
 	return nil
@@ -60,14 +61,20 @@ func runAttached(ctx context.Context, g *globals, o sandbox.Options, keep bool) 
 		return err
 	}
 	if err = a.connect(s.Init()); err == nil {
-		err = s.Start()
+		err = g.start(ctx, s)
 	}
 	if err != nil {
-		err = errors.Join(err, s.Signal(unix.SIGKILL))
+		if kerr := s.Signal(unix.SIGKILL); !errors.Is(kerr, sandbox.ErrWrongState) {
+			err = errors.Join(err, kerr)
+		}
+	}
+	ref, rerr := g.ref(s.ID())
+	if err = errors.Join(err, rerr); err == nil && service.Virtualised(ref) {
+		a.deliver = func(sig unix.Signal) error { return service.Kill(ctx, ref, sig) }
 	}
 	code, werr := a.wait(s.Init())
 	if err = errors.Join(err, werr); err != nil || !keep {
-		err = errors.Join(err, s.Delete(ctx, true))
+		err = errors.Join(err, service.Delete(ctx, ref, true))
 	}
 	if err != nil {
 		return err

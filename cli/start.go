@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"context"
+	"errors"
+
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/runtime/service"
 )
 
 func newStartCommand(g *globals) *cobra.Command {
@@ -11,12 +16,38 @@ func newStartCommand(g *globals) *cobra.Command {
 		Use:   "start ID",
 		Short: "Execute the program of a created container",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {
 				return err
 			}
-			return s.Start()
+			return g.start(cmd.Context(), s)
 		},
 	}
+}
+
+// start executes the program of s. If the bundle declares a service it is virtualised, too; if that fails nothing runs
+// any more.
+func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
+	state, err := s.State()
+	if err != nil {
+		return err
+	}
+	svc, err := service.Declared(state.Annotations)
+	if err != nil {
+		return err
+	}
+	if err := s.Start(); err != nil || svc == nil {
+		return err
+	}
+	ref, err := g.ref(s.ID())
+	if err == nil {
+		err = service.Launch(ctx, ref, nil)
+	}
+	if err != nil {
+		if kerr := s.Signal(unix.SIGKILL); !errors.Is(kerr, sandbox.ErrWrongState) {
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
 }

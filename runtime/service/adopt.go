@@ -89,7 +89,7 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 		Version: recordVersion, Service: *svc, PID: pid, Listeners: listeners, Engine: eng.Name(), State: m.eng.Handle(),
 		Created: time.Now(), Output: output != nil,
 	}
-	if m.ledger, err = createLedger(l.journal(), svc); err != nil {
+	if m.ledger, err = createLedger(l.journal(), svc, m.ref.ID, m.eng.Base().Handle()); err != nil {
 		return errors.Join(err, m.eng.Destroy())
 	}
 	if err := l.save(m.rec); err != nil {
@@ -170,9 +170,6 @@ func (m *Monitor) newGate(bound func()) (gate.Gate, error) {
 	for i, e := range m.svc.Endpoints {
 		if e.Network == "unix" {
 			originals[i] = filepath.Join(procPath(m.rec.PID, "root"), e.Address)
-			if err := os.MkdirAll(filepath.Dir(e.Address), 0o755); err != nil {
-				return nil, fmt.Errorf("directory of the public socket: %w", err)
-			}
 		}
 	}
 	return socket.New(socket.Config{Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound})

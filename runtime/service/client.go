@@ -85,9 +85,9 @@ func (c *Client) Apps(ctx context.Context) ([]AppView, error) {
 }
 
 // Log returns app's history. ErrUnknownApp.
-func (c *Client) Log(ctx context.Context, app instance.App) (*instance.HistoryView, error) {
-	var v instance.HistoryView
-	return &v, c.call(ctx, http.MethodGet, appPath(app, "log"), nil, &v)
+func (c *Client) Log(ctx context.Context, app instance.App) (instance.History, error) {
+	var v instance.History
+	return v, c.call(ctx, http.MethodGet, appPath(app, "log"), nil, &v)
 }
 
 // Checkpoint captures app's instance at its next transaction boundary and tags the checkpoint unless tag is empty.

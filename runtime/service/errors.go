@@ -6,15 +6,16 @@ import (
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/instance"
 )
 
 var (
 	// ErrNotServed says that there is no virtualised service of that id.
 	ErrNotServed = errors.New("not a virtualised service; `corsa list` shows what there is")
 	// ErrUnknownApp says that the service has never had a request from the app.
-	ErrUnknownApp = errors.New("no such app")
-	// ErrUnknownCheckpoint says that an app's history has no such checkpoint, or that it is ambiguous.
-	ErrUnknownCheckpoint = errors.New("no such checkpoint")
+	ErrUnknownApp = instance.ErrUnknownApp
+	// ErrUnknownCheckpoint says that an app's history has no such checkpoint.
+	ErrUnknownCheckpoint = instance.ErrUnknownRevision
 	// ErrInvalid says that a request makes no sense.
 	ErrInvalid = errors.New("invalid request")
 	// ErrNoInstance says that the app has no instance at the moment; restoring it gives it one.
@@ -36,6 +37,8 @@ var codes = []struct {
 	{ErrNotServed, "not-served", http.StatusNotFound},
 	{ErrUnknownApp, "unknown-app", http.StatusNotFound},
 	{ErrUnknownCheckpoint, "unknown-checkpoint", http.StatusNotFound},
+	{instance.ErrAmbiguous, "ambiguous-checkpoint", http.StatusBadRequest},
+	{instance.ErrTag, "bad-tag", http.StatusBadRequest},
 	{ErrInvalid, "invalid", http.StatusBadRequest},
 	{ErrNoInstance, "no-instance", http.StatusConflict},
 	{ErrStopping, "stopping", http.StatusServiceUnavailable},

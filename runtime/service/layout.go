@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ func (l layout) record() string  { return filepath.Join(l.dir(), "service.json")
 func (l layout) journal() string { return filepath.Join(l.dir(), "journal") }
 func (l layout) control() string { return filepath.Join(l.dir(), "control.sock") }
 func (l layout) lock() string    { return filepath.Join(l.dir(), "monitor.lock") }
+func (l layout) supervisorLock() string {
+	return filepath.Join(l.dir(), "supervisor.lock")
+}
 func (l layout) log() string     { return filepath.Join(l.dir(), "monitor.log") }
 func (l layout) output() string  { return filepath.Join(l.dir(), "service.log") }
 func (l layout) sockets() string { return filepath.Join(l.dir(), "sockets") }
@@ -133,6 +137,41 @@ func (l layout) tryLock() (*lock, error) {
 }
 
 func (k *lock) release() error { return k.f.Close() }
+
+// supervise takes a share of the lock that says that there is a supervisor. It lasts until the file is closed.
+func (l layout) supervise() (*os.File, error) {
+	f, err := os.OpenFile(l.supervisorLock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", l.supervisorLock(), err), f.Close())
+	}
+	return f, nil
+}
+
+// awaitNoSupervisor waits until all supervisors have ended, which they do once there is no record, or until ctx is done.
+func (l layout) awaitNoSupervisor(ctx context.Context) error {
+	f, err := os.Open(l.supervisorLock())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("a supervisor of %q does not end: %w", l.id, context.Cause(ctx))
+		}
+	}
+}
 
 // holder is the pid that the lock's holder wrote, 0 if none did.
 func (l layout) holder() int {

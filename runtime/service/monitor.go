@@ -54,9 +54,10 @@ type holding struct {
 
 	mu     sync.Mutex
 	inst   engine.Instance // nil without one
-	images map[string]*heldImage
+	images map[instance.ID]*heldImage
 	// given says that the gate has the instance: what is done with it has to be done in Gate.Hold.
 	given bool
+	prior uint64 // transactions under earlier monitors
 }
 
 // heldImage is a checkpoint.

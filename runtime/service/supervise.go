@@ -3,7 +3,6 @@ package service
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -48,6 +47,12 @@ func Supervise(o SuperviseOptions) error {
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
 	defer signal.Stop(signals)
 
+	present, err := o.layout().supervise()
+	if err != nil {
+		return err
+	}
+	defer present.Close()
+
 	takeOver, failures, backoff := o.Recover, 0, firstBackoff
 	for {
 		started := time.Now()
@@ -59,7 +64,7 @@ func Supervise(o SuperviseOptions) error {
 		case errors.As(err, &exit) && exit.ExitCode() == ExitLocked:
 			return nil // whoever started the other one supervises it
 		}
-		if _, lerr := os.Stat(o.layout().record()); errors.Is(lerr, fs.ErrNotExist) {
+		if !Virtualised(o.Ref) {
 			return err // there is nothing to take over
 		}
 		if time.Since(started) > stableAfter {
@@ -69,13 +74,30 @@ func Supervise(o SuperviseOptions) error {
 			return fmt.Errorf("%d monitors died in a row, the last one: %w; the next corsa command on the service tries again", failures, err)
 		}
 		o.Log.WithError(err).WithField("next", backoff).Warn("the monitor died; another takes over")
-		select {
-		case <-time.After(backoff):
-		case <-signals:
+		if !o.pause(backoff, signals) {
 			return err
 		}
 		backoff = min(2*backoff, maxBackoff)
 		takeOver = true
+	}
+}
+
+// pause waits before the next try, and returns false if there should be none: the service has been ended meanwhile.
+func (o *SuperviseOptions) pause(d time.Duration, signals <-chan os.Signal) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(d)
+	for {
+		select {
+		case <-end:
+			return true
+		case <-signals:
+			return false
+		case <-tick.C:
+			if !Virtualised(o.Ref) {
+				return false
+			}
+		}
 	}
 }
 

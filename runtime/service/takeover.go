@@ -60,9 +60,18 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 	h := m.holding(app)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	inst, images := m.ledger.handles(app)
-	for id, handle := range images {
-		img, err := m.eng.OpenImage(ctx, handle)
+	known, err := m.ledger.app(app)
+	if err != nil {
+		return err
+	}
+	history, err := m.ledger.history(app)
+	if err != nil {
+		return err
+	}
+	h.prior = known.Transactions
+	for _, c := range history.Checkpoints {
+		id := c.ID
+		img, err := m.eng.OpenImage(ctx, c.Handle)
 		switch {
 		case err == nil:
 			h.images[id] = &heldImage{Image: img, foreign: true}
@@ -70,18 +79,19 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 			if err := m.ledger.lostCheckpoint(app, id); err != nil {
 				return err
 			}
-			m.event(Event{Type: EventLost, App: app, Checkpoint: id})
+			m.event(Event{Type: EventLost, App: app, Checkpoint: string(id)})
 		default:
 			return fmt.Errorf("app %s: checkpoint %s: %w", app, id, err)
 		}
 	}
-	if inst == nil {
+	if !known.State.Live() {
 		return nil
 	}
-	in, err := m.eng.OpenInstance(ctx, inst)
+	in, err := m.eng.OpenInstance(ctx, known.Handle)
 	if errors.Is(err, engine.ErrGone) {
-		m.event(Event{Type: EventLost, App: app, Detail: "its instance died while there was no monitor"})
-		return m.ledger.lostInstance(app)
+		const why = "it died while there was no monitor"
+		m.event(Event{Type: EventLost, App: app, Detail: why})
+		return m.ledger.lostInstance(app, why)
 	}
 	if err != nil {
 		return fmt.Errorf("app %s: instance: %w", app, err)

@@ -33,22 +33,23 @@ func viewMemory(m engine.Memory) *MemoryView {
 	return &MemoryView{Resident: m.Resident, Unique: m.Unique, Shared: m.Shared}
 }
 
-// AppView describes an app. Counters but Crashes and Checkpoints begin with the monitor that answers.
+// AppView describes an app. Switches, bytes and waiting time are counted since the monitor that answers began.
 type AppView struct {
-	App            instance.App `json:"app"`
-	State          string       `json:"state"` // active, dormant, quarantined, stopped, gone
-	PID            int          `json:"pid,omitempty"`
-	Path           string       `json:"path"` // how its bytes get to the instance: proxied
-	Connections    int          `json:"connections"`
-	Transactions   uint64       `json:"transactions"`
-	Switches       uint64       `json:"switches"`
-	BytesIn        uint64       `json:"bytesIn"`
-	BytesOut       uint64       `json:"bytesOut"`
-	WaitingSeconds float64      `json:"waitingSeconds"`
-	Checkpoints    int          `json:"checkpoints"`
-	Head           string       `json:"head"` // the state that its instance began from: a checkpoint, or base
-	Crashes        int          `json:"crashes"`
-	Memory         *MemoryView  `json:"memory,omitempty"` // of the instance; absent without one
+	App instance.App `json:"app"`
+	// State is active or dormant; gone: the next request gets it a new instance; quarantined or stopped: none does.
+	State          string      `json:"state"`
+	PID            int         `json:"pid,omitempty"`
+	Path           string      `json:"path"` // how its bytes get to the instance: proxied
+	Connections    int         `json:"connections"`
+	Transactions   uint64      `json:"transactions"`
+	Switches       uint64      `json:"switches"`
+	BytesIn        uint64      `json:"bytesIn"`
+	BytesOut       uint64      `json:"bytesOut"`
+	WaitingSeconds float64     `json:"waitingSeconds"`
+	Checkpoints    int         `json:"checkpoints"`
+	Head           string      `json:"head"` // the state that its instance began from: a checkpoint, or base
+	Crashes        uint64      `json:"crashes"`
+	Memory         *MemoryView `json:"memory,omitempty"` // of the instance; absent without one
 }
 
 // CheckpointView describes a checkpoint just taken. Durations are in microseconds.

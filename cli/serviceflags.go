@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"corsa.dev/corsa/spec"
+)
+
+// serviceFlags declare a service. Each is an annotation of the same name; see package spec.
+type serviceFlags struct {
+	values map[string]*string
+	lists  map[string]*[]string
+
+	writable []string
+	user     string
+	cwd      string
+	env      []string
+}
+
+func (f *serviceFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	f.values, f.lists = map[string]*string{}, map[string]*[]string{}
+	value := func(key, usage string) {
+		f.values[key] = fs.String(strings.TrimPrefix(key, spec.Prefix), "", usage)
+	}
+	list := func(key, usage string) {
+		f.lists[key] = fs.StringArray(strings.TrimPrefix(key, spec.Prefix), nil, usage+"; may be repeated")
+	}
+	list(spec.KeySocket, "path of a unix socket on which the program listens and apps connect")
+	list(spec.KeyTCP, "loopback ADDRESS:PORT of the same kind")
+	value(spec.KeyAppKey, "what makes an app: "+spec.LegalAppKey+" (default uid)")
+	value(spec.KeyEngine, spec.LegalEngine+" (default auto)")
+	value(spec.KeyGate, spec.LegalGate+" (default socket)")
+	value(spec.KeyCheckpoint, "when to take checkpoints: "+spec.LegalCheckpoint+" (default manual)")
+	value(spec.KeyHistory, "checkpoints to keep for each app: "+spec.LegalHistory+" (default 16)")
+	value(spec.KeyHistoryBytes, "memory to keep for each app's checkpoints: "+spec.LegalHistoryBytes)
+	value(spec.KeyOnCrash, "what to do when an instance dies: "+spec.LegalCrash+" (default restore)")
+	value(spec.KeyCrashReply, "what to answer to a request that died with its instance: "+spec.LegalCrashReply+" (default: reset the connection)")
+	value(spec.KeyConcurrency, spec.LegalConcurrency+" (default strict: one instance runs at a time)")
+	list(spec.KeyShared, "path whose files all instances share on purpose")
+	value(spec.KeyWarm, "shell command to run in the sandbox before the service is adopted")
+	fs.StringArrayVar(&f.writable, "writable", nil, "directory or file of the host that the program may change; may be repeated")
+	fs.StringVar(&f.user, "user", "", "UID[:GID] or name to run the program as (default: the caller)")
+	fs.StringVar(&f.cwd, "cwd", "/", "the program's working directory")
+	fs.StringArrayVar(&f.env, "env", nil, "NAME=VALUE for the program, besides PATH; may be repeated")
+}
+
+// options turns the flags and the program into a bundle's content. What is wrong with them is a usage error.
+func (f *serviceFlags) options(args []string) (spec.HostBundleOptions, error) {
+	svc, err := f.service()
+	if err != nil {
+		return spec.HostBundleOptions{}, &usageError{err}
+	}
+	o := spec.HostBundleOptions{
+		Args: args, Cwd: f.cwd, Env: f.environment(), Service: svc, Writable: f.writable,
+		UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+	}
+	if f.user != "" {
+		if o.UID, o.GID, err = parseUser(f.user); err != nil {
+			return spec.HostBundleOptions{}, err
+		}
+	}
+	// A path is the caller's, not the sandbox's.
+	if strings.Contains(args[0], "/") && !filepath.IsAbs(args[0]) {
+		path, err := filepath.Abs(args[0])
+		if err != nil {
+			return spec.HostBundleOptions{}, err
+		}
+		o.Args = append([]string{path}, args[1:]...)
+	}
+	for _, e := range svc.Endpoints {
+		o.PrivateNetwork = o.PrivateNetwork || e.Network == "tcp"
+	}
+	return o, nil
+}
+
+func (f *serviceFlags) service() (*spec.Service, error) {
+	annotations := map[string]string{}
+	for key, v := range f.values {
+		if *v != "" {
+			annotations[key] = *v
+		}
+	}
+	for key, items := range f.lists {
+		if len(*items) > 0 {
+			annotations[key] = spec.JoinList(*items)
+		}
+	}
+	if len(*f.lists[spec.KeySocket])+len(*f.lists[spec.KeyTCP]) == 0 {
+		return nil, errors.New("give --socket or --tcp: where the service listens")
+	}
+	svc, _, err := spec.FromAnnotations(annotations)
+	return svc, err
+}
+
+// environment is the default PATH, unless one is given, and what is given.
+func (f *serviceFlags) environment() []string {
+	for _, e := range f.env {
+		if strings.HasPrefix(e, "PATH=") {
+			return f.env
+		}
+	}
+	return append([]string{spec.DefaultPath}, f.env...)
+}
+
+// parseUser reads UID, UID:GID or a name. Without a group it is the user's own.
+func parseUser(s string) (uid, gid uint32, err error) {
+	name, group, hasGroup := strings.Cut(s, ":")
+	id, err := strconv.ParseUint(name, 10, 32)
+	u, uerr := user.LookupId(name)
+	if err != nil {
+		if u, uerr = user.Lookup(name); uerr != nil {
+			return 0, 0, usagef("--user %q: no such user", s)
+		}
+		if id, err = strconv.ParseUint(u.Uid, 10, 32); err != nil {
+			return 0, 0, fmt.Errorf("--user %q: %w", s, err)
+		}
+	}
+	g := id
+	switch {
+	case hasGroup:
+		if g, err = strconv.ParseUint(group, 10, 32); err != nil {
+			return 0, 0, usagef("--user %q: the group must be a number", s)
+		}
+	case uerr == nil:
+		if g, err = strconv.ParseUint(u.Gid, 10, 32); err != nil {
+			return 0, 0, fmt.Errorf("--user %q: %w", s, err)
+		}
+	}
+	return uint32(id), uint32(g), nil
+}

@@ -1,0 +1,255 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/instance"
+)
+
+var _ gate.Monitor = (*Monitor)(nil)
+
+// holding returns app's holding and makes one for a new app.
+func (m *Monitor) holding(app instance.App) *holding {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.holdings[app]
+	if h == nil {
+		h = &holding{app: app, images: map[instance.ID]*heldImage{}}
+		m.holdings[app] = h
+	}
+	return h
+}
+
+// Instance implements gate.Monitor.
+func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instance, error) {
+	h := m.holding(app)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := m.ledger.refusal(app); err != nil {
+		return nil, err
+	}
+	h.given = true
+	if h.inst != nil {
+		if !dead(h.inst.PIDFD()) {
+			return h.inst, nil
+		}
+		// It died while the gate did not have it; nobody's request is lost by that.
+		if err := m.dropInstance(h); err != nil {
+			return nil, err
+		}
+	}
+	rep, from, err := m.branchNewest(ctx, h, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.ledger.branched(app, from, rep.Instance.Handle()); err != nil {
+		return nil, errors.Join(err, ignoreGone(rep.Instance.Kill()))
+	}
+	h.inst = rep.Instance
+	m.event(Event{Type: EventInstance, App: app, Checkpoint: string(from), Detail: fmt.Sprintf("pid %d", h.inst.PID())})
+	return h.inst, nil
+}
+
+// dropInstance ends h's instance and strikes it off the ledger.
+func (m *Monitor) dropInstance(h *holding) error {
+	in := h.inst
+	h.inst = nil
+	return errors.Join(ignoreGone(in.Kill()), m.ledger.lostInstance(h.app, "it died while it was not used"))
+}
+
+// image returns the engine's image of checkpoint id, or of the base.
+func (m *Monitor) image(h *holding, id instance.ID) (*heldImage, bool) {
+	if id == instance.Base {
+		// Connections never reach the base: none can be foreign.
+		return &heldImage{Image: m.eng.Base()}, true
+	}
+	img, ok := h.images[id]
+	return img, ok
+}
+
+// branchNewest branches from the newest state of h's app that is left, and names it. A checkpoint whose process has
+// died is struck off and the one before it taken.
+func (m *Monitor) branchNewest(ctx context.Context, h *holding, keep []engine.ConnID) (gate.Replacement, instance.ID, error) {
+	for {
+		id := m.ledger.head(h.app)
+		rep, err := m.branch(ctx, h, id, keep, "newest")
+		if err == nil || id == instance.Base || !errors.Is(err, engine.ErrGone) {
+			return rep, id, err
+		}
+		m.event(Event{Type: EventLost, App: h.app, Checkpoint: string(id)})
+		if img := h.images[id]; img != nil {
+			delete(h.images, id)
+			err = ignoreGone(img.Discard())
+		} else {
+			err = nil
+		}
+		if err = errors.Join(err, m.ledger.lostCheckpoint(h.app, id)); err != nil {
+			return gate.Replacement{}, id, err
+		}
+	}
+}
+
+// branch makes a new instance in state id under the connections keep, as far as they exist in that state.
+func (m *Monitor) branch(ctx context.Context, h *holding, id instance.ID, keep []engine.ConnID, reason string) (gate.Replacement, error) {
+	img, ok := m.image(h, id)
+	if !ok {
+		return gate.Replacement{}, fmt.Errorf("app %s: checkpoint %s: %w", h.app, id, engine.ErrGone)
+	}
+	if img.foreign {
+		keep = nil
+	}
+	start := time.Now()
+	in, plumbed, err := m.eng.Branch(ctx, img.Image, keep)
+	if err != nil {
+		return gate.Replacement{}, fmt.Errorf("app %s: branch from %s: %w", h.app, id, err)
+	}
+	m.metrics.branched(reason, time.Since(start))
+	return gate.Replacement{Instance: in, Plumbed: plumbed}, nil
+}
+
+// discardReplacement ends an instance that nobody has got yet.
+func discardReplacement(rep gate.Replacement) error {
+	for _, p := range rep.Plumbed {
+		_ = unix.Close(p.FD)
+	}
+	return ignoreGone(rep.Instance.Kill())
+}
+
+// Checkpoint implements gate.Monitor.
+func (m *Monitor) Checkpoint(ctx context.Context, app instance.App, trigger string, conns engine.Conns) error {
+	h := m.holding(app)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inst == nil {
+		return fmt.Errorf("app %s: %w", app, ErrNoInstance)
+	}
+	_, err := m.capture(ctx, h, trigger, "", conns)
+	return err
+}
+
+// capture takes a checkpoint of h's instance, which is dormant. When it returns, the checkpoint is on record.
+func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, conns engine.Conns) (CheckpointView, error) {
+	img, timing, err := m.eng.Checkpoint(ctx, h.inst, conns)
+	if err != nil {
+		return CheckpointView{}, fmt.Errorf("app %s: %w", h.app, err)
+	}
+	id, surplus, err := m.ledger.checkpointed(h.app, instance.Captured{
+		Trigger: trigger, Transactions: m.transactions(h), Handle: img.Handle(),
+	}, tag, h.inst.Handle())
+	if err != nil {
+		return CheckpointView{}, errors.Join(err, ignoreGone(img.Discard()))
+	}
+	h.images[id] = &heldImage{Image: img}
+	m.metrics.tookCheckpoint(trigger, timing)
+	m.event(Event{Type: EventCheckpoint, App: h.app, Checkpoint: string(id), Detail: trigger})
+	m.discard(h, surplus)
+	if m.svc.HistoryBytes > 0 {
+		go m.enforceBytes(h)
+	}
+	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+	return CheckpointView{
+		App: h.app, ID: string(id), Tag: tag, CaptureUS: us(timing.Capture), ForkUS: us(timing.Fork), TotalUS: us(timing.Total),
+	}, nil
+}
+
+// discard frees checkpoints that the ledger has already struck off.
+func (m *Monitor) discard(h *holding, ids []instance.ID) {
+	for _, id := range ids {
+		img := h.images[id]
+		if img == nil {
+			continue
+		}
+		delete(h.images, id)
+		if err := ignoreGone(img.Discard()); err != nil {
+			m.log.WithField("app", string(h.app)).WithField("checkpoint", string(id)).WithError(err).Error("cannot free a discarded checkpoint")
+		}
+		m.metrics.discards.Inc()
+		m.event(Event{Type: EventDiscard, App: h.app, Checkpoint: string(id)})
+	}
+}
+
+// enforceBytes measures h's checkpoints and discards the oldest ones until the rest keeps to the budget. Measuring
+// walks page tables, so it is done aside, after the checkpoint was acknowledged.
+func (m *Monitor) enforceBytes(h *holding) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m.measure(h)
+	surplus, err := m.ledger.trim(h.app)
+	if err != nil {
+		m.log.WithField("app", string(h.app)).WithError(err).Error("cannot keep the history to its budget")
+		return
+	}
+	m.discard(h, surplus)
+}
+
+// measure puts the present sizes of h's checkpoints on the ledger.
+func (m *Monitor) measure(h *holding) {
+	for id, img := range h.images {
+		mem, err := img.Memory()
+		if err != nil {
+			continue // it is found to be gone when it is needed
+		}
+		m.ledger.measured(h.app, id, mem.Unique)
+	}
+}
+
+// Crashed implements gate.Monitor.
+func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exit, open []engine.ConnID) (gate.Replacement, error) {
+	h := m.holding(app)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m.metrics.crashes.WithLabelValues(string(app)).Inc()
+	m.event(Event{Type: EventCrash, App: app, Detail: describeExit(exit)})
+	if h.inst != nil {
+		if err := ignoreGone(h.inst.Kill()); err != nil {
+			m.log.WithField("app", string(app)).WithError(err).Error("cannot clear away the crashed instance")
+		}
+		h.inst = nil
+	}
+	if err := m.ledger.crashed(app, exit, m.transactions(h)); err != nil {
+		return gate.Replacement{}, err
+	}
+	switch err := m.ledger.refusal(app); {
+	case errors.Is(err, gate.ErrQuarantined):
+		m.event(Event{Type: EventQuarantined, App: app})
+		return gate.Replacement{}, err
+	case err != nil:
+		m.event(Event{Type: EventStopped, App: app})
+		return gate.Replacement{}, err
+	}
+	rep, from, err := m.branchNewest(ctx, h, open)
+	if err != nil {
+		return gate.Replacement{}, err
+	}
+	if err := m.ledger.branched(app, from, rep.Instance.Handle()); err != nil {
+		return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
+	}
+	h.inst, h.given = rep.Instance, true
+	m.event(Event{Type: EventReplaced, App: app, Checkpoint: string(from), Detail: fmt.Sprintf("pid %d, %d connections", rep.Instance.PID(), len(rep.Plumbed))})
+	return rep, nil
+}
+
+// transactions is how many requests of h's app have been answered, ever.
+func (m *Monitor) transactions(h *holding) uint64 {
+	n := h.prior
+	for _, s := range m.gate.Stats() {
+		if s.App == h.app {
+			n += s.Transactions
+		}
+	}
+	return n
+}
+
+func describeExit(e engine.Exit) string {
+	if e.Signal != 0 {
+		return "killed by " + unix.SignalName(unix.Signal(e.Signal))
+	}
+	return fmt.Sprintf("exit code %d", e.Code)
+}

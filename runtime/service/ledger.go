@@ -1,0 +1,291 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
+)
+
+const (
+	// compactAbove is the size in bytes from which a journal is replaced by a snapshot, once it has also grown to
+	// compactFactor times what the last snapshot took.
+	compactAbove  = 1 << 20
+	compactFactor = 4
+)
+
+// ledger is the model of the service, kept in step with its journal: when a method returns without an error, what it
+// changed is on disk. Its methods may be called from any goroutine.
+type ledger struct {
+	path    string
+	stopped bool // policy on-crash=stop
+
+	mu    sync.Mutex
+	model *instance.Model
+	file  *os.File
+	size  int64
+	floor int64 // size of the snapshot that the file begins with
+	// behind says that the file lacks something that the model has, since a write failed. It is written anew first.
+	behind bool
+}
+
+func limits(svc *spec.Service) instance.Limits {
+	return instance.Limits{Count: svc.History, Bytes: svc.HistoryBytes, CrashLoop: instance.DefaultCrashLoop}
+}
+
+// createLedger begins the journal of a service just adopted.
+func createLedger(path string, svc *spec.Service, seed string, base json.RawMessage) (*ledger, error) {
+	now := time.Now()
+	model, first := instance.New(seed+now.Format(time.RFC3339Nano), now, limits(svc))
+	second, err := model.SetBase(now, base, nil)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	l := &ledger{path: path, model: model, file: f, stopped: svc.OnCrash.Mode == spec.CrashStop}
+	if err := errors.Join(l.write(first, second), syncDir(filepath.Dir(path))); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return l, nil
+}
+
+// openLedger replays the journal of a monitor that died. A last line that it was writing then, and so never
+// acknowledged, is cut off.
+func openLedger(path string, svc *spec.Service) (*ledger, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	model, done, err := instance.Replay(f, limits(svc))
+	if err == nil && done.Torn > 0 {
+		err = f.Truncate(done.Size)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	}
+	return &ledger{path: path, model: model, file: f, size: done.Size, stopped: svc.OnCrash.Mode == spec.CrashStop}, nil
+}
+
+func (l *ledger) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// write appends records, durably. l.mu is held.
+func (l *ledger) write(records ...instance.Record) error {
+	if l.behind || l.size > compactAbove && l.size > compactFactor*l.floor {
+		err := l.rewrite() // the records are in the model already
+		l.behind = err != nil
+		return err
+	}
+	count := &counting{w: l.file}
+	err := instance.WriteRecords(count, records...)
+	if err == nil {
+		err = l.file.Sync()
+	}
+	l.size += count.n
+	l.behind = err != nil
+	return err
+}
+
+type counting struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counting) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// rewrite replaces the journal by a snapshot of the model. l.mu is held.
+func (l *ledger) rewrite() error {
+	snapshot, err := l.model.Snapshot()
+	if err != nil {
+		return err
+	}
+	line, err := instance.AppendRecord(nil, snapshot)
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(l.path, line); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	_ = l.file.Close() // it has no name any more
+	l.file, l.size, l.floor = f, int64(len(line)), int64(len(line))
+	return nil
+}
+
+// commit writes the records that change has applied to the model; if that fails, undo takes them back.
+func (l *ledger) commit(change func(now time.Time) ([]instance.Record, error), undo func(now time.Time)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	records, err := change(time.Now())
+	if err != nil {
+		return err
+	}
+	if err = l.write(records...); err != nil && undo != nil {
+		undo(time.Now())
+	}
+	return err
+}
+
+func one(r instance.Record, err error) ([]instance.Record, error) { return []instance.Record{r}, err }
+
+// branched records app's first instance, or its next one after the last was gone.
+func (l *ledger) branched(app instance.App, from instance.ID, handle json.RawMessage) error {
+	return l.commit(func(now time.Time) ([]instance.Record, error) {
+		return one(l.model.Branch(now, app, from, handle))
+	}, func(now time.Time) { _, _ = l.model.Lost(now, app, "it could not be recorded") })
+}
+
+// restored records that an instance in state to took the place of app's former one because somebody asked for it.
+func (l *ledger) restored(app instance.App, to instance.ID, handle json.RawMessage) error {
+	return l.commit(func(now time.Time) ([]instance.Record, error) {
+		return one(l.model.Restore(now, app, to, handle, manual, true))
+	}, func(now time.Time) { _, _ = l.model.Lost(now, app, "it could not be recorded") })
+}
+
+// lostInstance records that app's instance is gone without having crashed.
+func (l *ledger) lostInstance(app instance.App, why string) error {
+	return l.commit(func(now time.Time) ([]instance.Record, error) { return one(l.model.Lost(now, app, why)) }, nil)
+}
+
+// lostCheckpoint strikes a checkpoint off whose process has died.
+func (l *ledger) lostCheckpoint(app instance.App, id instance.ID) error {
+	return l.commit(func(now time.Time) ([]instance.Record, error) {
+		_, r, err := l.model.Discard(now, app, id, "lost")
+		return one(r, err)
+	}, nil)
+}
+
+// checkpointed records a checkpoint and returns its id, and those that were discarded to keep to the limits. refreshed
+// is the present handle of the instance: it may have other threads than when it was branched.
+func (l *ledger) checkpointed(app instance.App, c instance.Captured, tag string, refreshed json.RawMessage) (id instance.ID, surplus []instance.ID, err error) {
+	err = l.commit(func(now time.Time) ([]instance.Record, error) {
+		taken, r, err := l.model.Checkpoint(now, app, c)
+		if err != nil {
+			return nil, err
+		}
+		id = taken.ID
+		records := []instance.Record{r}
+		if tag != "" {
+			if r, err = l.model.Tag(now, app, id, tag, true); err != nil {
+				return records, err
+			}
+			records = append(records, r)
+		}
+		if r, err = l.model.SetHandle(now, app, refreshed); err != nil {
+			return records, err
+		}
+		discarded, more, err := l.model.Trim(now, app)
+		for _, d := range discarded {
+			surplus = append(surplus, d.ID)
+		}
+		return append(append(records, r), more...), err
+	}, func(now time.Time) { _, _, _ = l.model.Discard(now, app, id, "it could not be recorded") })
+	return id, surplus, err
+}
+
+// crashed records that app's instance died by itself. If that makes a crash loop, the app is quarantined.
+func (l *ledger) crashed(app instance.App, exit engine.Exit, transactions uint64) error {
+	return l.commit(func(now time.Time) ([]instance.Record, error) {
+		return l.model.Crash(now, app, instance.Crash{Time: now, Signal: exit.Signal, Code: max(exit.Code, 0), Transactions: transactions})
+	}, nil)
+}
+
+// measured notes what of a checkpoint is not shared with anything else, in bytes. It is not worth a line in the journal.
+func (l *ledger) measured(app instance.App, id instance.ID, unique int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, _ = l.model.Measure(time.Now(), app, id, nil, &unique) // it has been discarded meanwhile
+}
+
+// trim discards what is above the limits, now that sizes are known, and returns it.
+func (l *ledger) trim(app instance.App) (surplus []instance.ID, err error) {
+	err = l.commit(func(now time.Time) ([]instance.Record, error) {
+		discarded, records, err := l.model.Trim(now, app)
+		for _, d := range discarded {
+			surplus = append(surplus, d.ID)
+		}
+		return records, err
+	}, nil)
+	return surplus, err
+}
+
+// head is the state to which app is brought back: the checkpoint that its instance descends from. base for a new app.
+func (l *ledger) head(app instance.App) instance.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, err := l.model.Head(app)
+	if err != nil {
+		return instance.Base
+	}
+	return c.ID
+}
+
+func (l *ledger) lookup(app instance.App, revision string) (instance.ID, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, err := l.model.Lookup(app, revision)
+	return c.ID, err
+}
+
+func (l *ledger) history(app instance.App) (instance.History, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.model.History(app)
+}
+
+func (l *ledger) app(app instance.App) (instance.Instance, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.model.App(app)
+}
+
+func (l *ledger) apps() []instance.Instance {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.model.Apps()
+}
+
+// refusal is why app is not served, nil if it is.
+func (l *ledger) refusal(app instance.App) error {
+	a, err := l.app(app)
+	switch {
+	case err != nil:
+		return nil // a new one
+	case a.State == instance.Quarantined:
+		return fmt.Errorf("app %s: %w: %s; restore it to serve it again", app, gate.ErrQuarantined, a.Reason)
+	case l.isStopped(&a):
+		return fmt.Errorf("app %s: %w; restore it to serve it again", app, gate.ErrStopped)
+	}
+	return nil
+}
+
+// isStopped tells whether policy keeps a from a new instance: its last one crashed.
+func (l *ledger) isStopped(a *instance.Instance) bool {
+	return l.stopped && a.State == instance.Gone && a.LastCrash != nil && !a.LastCrash.Time.Before(a.Born)
+}

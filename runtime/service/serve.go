@@ -1,0 +1,271 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/spec"
+)
+
+// ServeOptions say what Serve runs.
+type ServeOptions struct {
+	Ref
+	Host    spec.HostBundleOptions // Service is required; PrivateNetwork is set where it is needed
+	PIDFile string                 // receives the host pid of the sandbox's pid 1, if set
+}
+
+// Serve wraps a program of the host into a sandbox and virtualises it. It returns once apps can connect. After an
+// error nothing is left.
+func Serve(ctx context.Context, o ServeOptions) (err error) {
+	l := o.layout()
+	if err := checkEndpoints(o.Host.Service); err != nil {
+		return err
+	}
+	for _, e := range o.Host.Service.Endpoints {
+		if e.Network == "tcp" {
+			o.Host.PrivateNetwork = true
+		}
+	}
+	if _, err := os.Lstat(l.dir()); err == nil {
+		return fmt.Errorf("container %q under %s: %w; delete it first or take another id", o.ID, o.Root, sandbox.ErrExist)
+	}
+	if err := removeBundle(l); err != nil { // of a serve that was killed before it had a container
+		return err
+	}
+	if err := os.MkdirAll(l.bundle(), 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeBundle(l))
+		}
+	}()
+	if err := spec.WriteBundle(l.bundle(), o.Host); err != nil {
+		return err
+	}
+	output, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer output.Close()
+	box, err := sandbox.Create(ctx, sandbox.Options{
+		Root: o.Root, ID: o.ID, Bundle: l.bundle(), Reaper: true, PIDFile: o.PIDFile,
+		Stdio: sandbox.Stdio{Out: theirs, Err: theirs},
+	})
+	_ = theirs.Close()
+	if err != nil {
+		return err
+	}
+	if err = box.Start(); err == nil {
+		err = Launch(ctx, o.Ref, output)
+	}
+	if err != nil {
+		return errors.Join(err, Delete(context.WithoutCancel(ctx), o.Ref, true))
+	}
+	return nil
+}
+
+// checkEndpoints finds out early what the gate would otherwise find last.
+func checkEndpoints(svc *spec.Service) error {
+	for _, e := range svc.Endpoints {
+		if e.Network != "unix" {
+			continue
+		}
+		dir := filepath.Dir(e.Address)
+		if fi, err := os.Stat(dir); err != nil {
+			return fmt.Errorf("directory of the socket %s: %w; create it first", e.Address, err)
+		} else if !fi.IsDir() {
+			return fmt.Errorf("socket %s: %s is not a directory", e.Address, dir)
+		}
+		fi, err := os.Lstat(e.Address)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return err
+		case fi.Mode()&fs.ModeSocket == 0:
+			return fmt.Errorf("socket %s: the path is taken by something that is not a socket; choose another", e.Address)
+		}
+		if conn, err := dialUnix(context.Background(), e.Address); err == nil {
+			return errors.Join(fmt.Errorf("socket %s: another program listens there; end it first", e.Address), conn.Close())
+		}
+	}
+	return nil
+}
+
+// Declared reports what the sandbox's bundle declares as a service; nil if nothing.
+func Declared(annotations map[string]string) (*spec.Service, error) {
+	svc, declared, err := spec.FromAnnotations(annotations)
+	if err != nil || !declared {
+		return nil, err
+	}
+	return svc, nil
+}
+
+// Virtualised reports whether the sandbox r.ID is a service with a monitor, alive or to be replaced.
+func Virtualised(r Ref) bool {
+	_, err := os.Stat(r.layout().record())
+	return err == nil
+}
+
+// Stop ends the service: its instances, its checkpoints, its public sockets, its monitor and the processes of its
+// sandbox. The sandbox itself stays, stopped. A service that is not virtualised is ErrNotServed.
+func Stop(ctx context.Context, r Ref) error {
+	l := r.layout()
+	c := newClient(r)
+	defer c.Close()
+	deadline := time.Now().Add(answerLimit)
+	for {
+		k, err := l.tryLock()
+		switch {
+		case err == nil:
+			if err := errors.Join(stopOffline(l), k.release()); err != nil {
+				return err
+			}
+			return within(ctx, answerLimit, l.awaitNoSupervisor)
+		case !errors.Is(err, errLocked):
+			return err
+		}
+		err = c.stop(ctx)
+		if err == nil && l.awaitRelease(ctx, deadline) {
+			continue // takes the lock to see whether all is gone
+		}
+		if time.Now().After(deadline) {
+			// It neither answers nor ends. What it holds is ended below, without it.
+			if pid := l.holder(); pid > 1 && pid != os.Getpid() {
+				if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("monitor %d does not answer: %w", pid, err)
+				}
+			}
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// awaitRelease waits until the lock is free.
+func (l layout) awaitRelease(ctx context.Context, deadline time.Time) bool {
+	for time.Now().Before(deadline) && ctx.Err() == nil {
+		k, err := l.tryLock()
+		if err == nil {
+			return k.release() == nil
+		}
+		if !errors.Is(err, errLocked) {
+			return true
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return false
+}
+
+// stopOffline ends a service whose monitor is gone. The caller has the lock, so no other one takes over meanwhile.
+func stopOffline(l layout) error {
+	rec, err := l.load()
+	if errors.Is(err, ErrNotServed) {
+		return nil // the monitor did all that
+	}
+	var errs []error
+	if err != nil {
+		errs = append(errs, err)
+	}
+	box, err := sandbox.Load(l.root, l.id)
+	if err != nil {
+		return err
+	}
+	if err := box.Signal(unix.SIGKILL); err != nil && !errors.Is(err, sandbox.ErrWrongState) {
+		errs = append(errs, err)
+	}
+	if rec != nil {
+		for _, e := range rec.Service.Endpoints {
+			if e.Network == "unix" {
+				errs = append(errs, removeStale(e.Address))
+			}
+		}
+	}
+	for _, path := range []string{l.record(), l.journal(), l.control()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, removeSockets(l.sockets()))
+	return errors.Join(errs...)
+}
+
+// Delete removes the sandbox r.ID and, if it is a virtualised service, ends that first. It is for every sandbox:
+// the errors are those of sandbox.Load and Sandbox.Delete. Only force ends what still runs.
+func Delete(ctx context.Context, r Ref, force bool) error {
+	box, err := sandbox.Load(r.Root, r.ID)
+	if err != nil {
+		return err
+	}
+	status, err := box.Status()
+	if err != nil {
+		return err
+	}
+	if Virtualised(r) && (force || status == sandbox.Stopped) {
+		if err := Stop(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := box.Delete(ctx, force); err != nil {
+		return err
+	}
+	return removeBundle(r.layout())
+}
+
+// Kill sends a signal to the service r.ID, which is virtualised. SIGTERM, SIGINT and SIGQUIT, which would end an
+// ordinary service, end this one with all its instances; others reach every instance.
+func Kill(ctx context.Context, r Ref, sig unix.Signal) error {
+	switch sig {
+	case unix.SIGKILL, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT:
+		return Stop(ctx, r)
+	}
+	c, err := Open(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Signal(ctx, sig)
+}
+
+// removeBundle removes a bundle that Serve generated. There is nothing in it but empty directories, symbolic links
+// and config.json, and nothing else is removed: a directory with something in it, or on it, is an error.
+func removeBundle(l layout) error {
+	rootfs := filepath.Join(l.bundle(), "rootfs")
+	entries, err := os.ReadDir(rootfs)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	remove := func(path string) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	for _, e := range entries {
+		remove(filepath.Join(rootfs, e.Name()))
+	}
+	remove(rootfs)
+	remove(filepath.Join(l.bundle(), spec.ConfigName))
+	remove(l.bundle())
+	// Shared with other services: it goes with the last one.
+	if err := os.Remove(filepath.Dir(l.bundle())); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// OutputPath is the file that collects what a service started by Serve prints.
+func OutputPath(r Ref) string { return r.layout().output() }
