@@ -121,7 +121,7 @@ func (s *suite) deathAdopting(t *testing.T) {
 			c.mutate(1000)
 			c.close()
 			pr.settle(t)
-			o := order{Program: p.name, PID: pr.pid(), Listeners: pr.addrs, Dir: t.TempDir(), Seed: uint64(i)}
+			o := order{Program: p.name, PID: pr.pid(), Listeners: pr.addrs, Dir: pr.engineDir(t), Seed: uint64(i)}
 			v := startVictim(t, o)
 			v.await(opBegin)
 			time.Sleep(time.Duration(rng.Int64N(int64(span) * 5 / 4)))
@@ -150,7 +150,7 @@ func (s *suite) deathAdopting(t *testing.T) {
 func (s *suite) adoptionTime(t *testing.T, p program) time.Duration {
 	t.Helper()
 	pr := s.start(t, p, launch{})
-	v := startVictim(t, order{Program: p.name, PID: pr.pid(), Listeners: pr.addrs, Dir: t.TempDir()})
+	v := startVictim(t, order{Program: p.name, PID: pr.pid(), Listeners: pr.addrs, Dir: pr.engineDir(t)})
 	v.await(opBegin)
 	begun := time.Now()
 	ok := v.await(opService)

@@ -53,6 +53,10 @@ type suite struct {
 // each subtest. The calling test must be a top-level test that does nothing else: Run starts the test binary again
 // with -test.run for that test, to have an engine that can be killed.
 func Run(t *testing.T, newEngine func(t *testing.T) engine.Engine, opts Options) {
+	if isReaper() {
+		runReaper(t)
+		return
+	}
 	if isHelper() {
 		runHelper(t, newEngine)
 		return
@@ -67,6 +71,7 @@ func Run(t *testing.T, newEngine func(t *testing.T) engine.Engine, opts Options)
 		opts.Deaths = 50
 	}
 	s := &suite{newEngine: newEngine, opts: opts, build: newBuilder(t)}
+	startReaper(t, s.build.dir)
 	for _, p := range mustPrograms(t, "state") {
 		s.scenario(t, "state/"+p.name, func(t *testing.T) { s.state(t, p) })
 	}

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"os"
 	"os/exec"
@@ -39,7 +40,7 @@ type process struct {
 // killed; subject.destroy is what complains about them.
 func (s *suite) start(t *testing.T, p program, l launch) *process {
 	t.Helper()
-	dir := t.TempDir()
+	dir := s.build.mkdir(t, p.name)
 	// Each service has an executable of its own, by which its instances are found at the end.
 	binary := filepath.Join(dir, p.name)
 	if err := os.Link(s.build.binary(t, p), binary); err != nil {
@@ -182,20 +183,33 @@ func (m *messages) String() string {
 // processesOf lists the pids whose executable is binary: the service, its instances, its images. They may be in other
 // pid namespaces; the numbers are ours.
 func processesOf(binary string) []int {
-	links, err := filepath.Glob("/proc/[0-9]*/exe")
-	if err != nil {
-		return nil
-	}
 	var pids []int
-	for _, link := range links {
-		// A process that is gone meanwhile has no link: not ours any more.
-		if exe, err := os.Readlink(link); err == nil && strings.TrimSuffix(exe, " (deleted)") == binary {
-			if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
-				pids = append(pids, pid)
-			}
+	for pid, exe := range executables() {
+		if exe == binary {
+			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// executables yields the executable of every process.
+func executables() iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		links, err := filepath.Glob("/proc/[0-9]*/exe")
+		if err != nil {
+			return // the pattern is right
+		}
+		for _, link := range links {
+			exe, err := os.Readlink(link)
+			if err != nil {
+				continue // a kernel thread, or gone meanwhile
+			}
+			pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+			if err == nil && !yield(pid, strings.TrimSuffix(exe, " (deleted)")) {
+				return
+			}
+		}
+	}
 }
 
 // sockets returns the inodes of the sockets that pid holds.

@@ -141,6 +141,16 @@ func newBuilder(t *testing.T) *builder {
 	return b
 }
 
+// mkdir makes a directory below the suite's own: the reaper knows it, and its path is short enough for a socket's.
+func (b *builder) mkdir(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(b.dir, name+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // binary returns the path of p's executable.
 func (b *builder) binary(t *testing.T, p program) string {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,16 @@ type image struct {
 	conns engine.Conns
 }
 
+// engineDir makes a directory for the engine's sockets.
+func (pr *process) engineDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(pr.dir, "e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func (pr *process) target(t *testing.T) engine.Target {
 	t.Helper()
 	log := logrus.New()
@@ -38,7 +49,7 @@ func (pr *process) target(t *testing.T) engine.Target {
 	return engine.Target{
 		PID:       pr.pid(),
 		Listeners: pr.addrs[:pr.program.declared],
-		Dir:       t.TempDir(),
+		Dir:       pr.engineDir(t),
 		Log:       logrus.NewEntry(log),
 	}
 }
