@@ -1,7 +1,7 @@
 //: doc a listening socket that was not declared
 //: listen unix,unix
 //: declare 1
-//: refuse socket
+//: refuse listening
 #include "svc.h"
 #include "plain.h"
 
