@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// adoptPatience is how long a service may take to come to rest when it is adopted.
-	adoptPatience = 5 * time.Second
+	// adoptPatience is how long a service may take to come to rest when it is adopted. One with a thread that never
+	// waits is then stopped wherever it is: its memory is consistent at any instant.
+	adoptPatience = 2 * time.Second
 	// provisional is how long, in seconds, an adopted service stays parked if nobody makes the adoption final:
 	// if the engine dies before, the service runs on by itself.
 	provisional = 10
@@ -32,6 +33,7 @@ type adoption struct {
 	parker  parker
 	plan    *plan
 	threads []threadState
+	shared  []mapping
 }
 
 func (ad *adoption) run(ctx context.Context) (*anchor, error) {
@@ -62,7 +64,12 @@ func (ad *adoption) stop(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, engine.ErrBusy) || time.Now().After(deadline) {
+		if errors.Is(err, engine.ErrBusy) && time.Now().After(deadline) {
+			if err = ad.tracee.stop(0); err == nil {
+				break
+			}
+		}
+		if !errors.Is(err, engine.ErrBusy) {
 			return fmt.Errorf("stop the service: %w", err)
 		}
 		select {
@@ -175,7 +182,9 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		return nil, err
 	}
 	for i := range ad.tracee.threads {
-		ad.threads = append(ad.threads, ad.tracee.threads[i].state)
+		th := &ad.tracee.threads[i]
+		th.state.readScheduling(th.tid)
+		ad.threads = append(ad.threads, th.state)
 	}
 	leaderFirst(ad.threads, ad.leader().state.TID)
 	cap := capturer{pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared}
@@ -183,13 +192,12 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if ad.plan, err = cap.run(); err != nil {
 		return nil, err
 	}
-	shared, err := sharedAnonymous(ad.t.PID)
-	if err != nil {
+	if ad.shared, err = sharedAnonymous(ad.t.PID); err != nil {
 		return nil, err
 	}
 	// The service itself plays the anchor for this one fork: its parked leader runs the batch.
 	t := &anchor{process: process{identity{PID: ad.t.PID}, ad.pidfd}, arena: ad.arena, side: 0}
-	b, child, pidfdAt := t.forkEntries(0, unshareMappings(shared))
+	b, child, pidfdAt := t.forkEntries(0, unshareMappings(ad.shared))
 	if err := t.loadChild(child, 1); err != nil {
 		return nil, err
 	}
@@ -254,6 +262,7 @@ func (ad *adoption) leaderRuns(b *batch) ([]byte, error) {
 	if err := setRegs(th.tid, &r); err != nil {
 		return nil, gone(ad.t.PID, err)
 	}
+	one.threads[0].redirected = true
 	one.release()
 	return ad.awaitLeader(slot, b)
 }

@@ -8,5 +8,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{})
+	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{Refuses: map[string]string{
+		"dontfork": "mapping", "epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal", "seccomp": "seccomp filter",
+	}})
 }

@@ -39,5 +39,8 @@ func (m *image) Discard() error {
 	if m.base {
 		return errBase
 	}
-	return m.a.discard()
+	m.s.forget(m)
+	return m.endNow()
 }
+
+func (m *image) endNow() error { return m.a.discard() }

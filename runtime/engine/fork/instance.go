@@ -49,6 +49,7 @@ func (in *instance) follow(threads []threadState) error {
 	if in.tracee, err = newTracee(in.leader.PID); err != nil {
 		return err
 	}
+	in.tracee.arena = in.a.arena
 	in.parker = parker{t: in.tracee, arena: in.a.arena, side: in.a.side, used: make([]bool, maxThreads)}
 	return adoptThreads(in.tracee, threads)
 }
@@ -131,13 +132,23 @@ func (in *instance) Memory() (engine.Memory, error) { return memory(in.a.PID) }
 
 // Kill implements engine.Instance.
 func (in *instance) Kill() error {
-	err := errors.Join(in.initp.end(), in.leader.end(), in.a.end())
+	in.s.forget(in)
+	return in.endNow()
+}
+
+// release frees what the engine holds; the processes live on.
+func (in *instance) release() {
 	in.leader.close()
 	in.initp.close()
 	in.a.release()
 	if in.tracee != nil {
-		err = errors.Join(err, in.tracee.close())
+		in.tracee.close()
 	}
+}
+
+func (in *instance) endNow() error {
+	err := errors.Join(in.initp.end(), in.leader.end(), in.a.end())
+	in.release()
 	for _, l := range in.listeners {
 		if l.Network == "unix" {
 			if e := os.Remove(l.Address); e != nil && !errors.Is(e, os.ErrNotExist) {
@@ -163,6 +174,7 @@ func (in *instance) threadStates() []threadState {
 	out := make([]threadState, 0, len(in.tracee.threads))
 	for i := range in.tracee.threads {
 		th := &in.tracee.threads[i]
+		th.state.readScheduling(th.tid)
 		out = append(out, th.state)
 		if th.tid == in.leader.PID {
 			out[0], out[len(out)-1] = out[len(out)-1], out[0]
@@ -217,6 +229,7 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 	// All threads run, then all are parked: only so is it certain that none was caught in between.
 	in.active.Store(true)
 	in.a.own.setRun(runGo)
+	s.track(in)
 	return in, in.Park(0)
 }
 

@@ -77,7 +77,7 @@ func (a arena) agent(side int) uint64 { return uint64(a) + offAgents + uint64(si
 func (a arena) slot(i int) uint64     { return uint64(a) + offSlots + uint64(i)*slotSize }
 
 // inStub reports whether ip is in the stub: such a thread's state is in its frame, not in its registers.
-func (a arena) inStub(ip uint64) bool { return ip >= uint64(a) && ip < uint64(a)+pageSize }
+func (a arena) inStub(ip uint64) bool { return a != 0 && ip >= uint64(a) && ip < uint64(a)+pageSize }
 
 // stubContext is a context of the stub.
 type stubContext struct {

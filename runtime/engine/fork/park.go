@@ -120,6 +120,7 @@ func (p *parker) redirect() error {
 		if err := setRegs(th.tid, &r); err != nil {
 			return gone(p.t.pid, err)
 		}
+		th.redirected = true
 		if err := setSigmask(th.tid, &blocked); err != nil {
 			return gone(p.t.pid, err)
 		}

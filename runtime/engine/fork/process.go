@@ -59,7 +59,7 @@ func (p process) alive() bool {
 
 // end kills the process and waits until it is gone. It is reaped if it is a child of ours; else its parent does that.
 func (p process) end() error {
-	if p.pidfd < 0 || p.PID == 0 {
+	if p.pidfd <= 0 || p.PID == 0 {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

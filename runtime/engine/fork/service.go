@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,28 @@ type service struct {
 	net     netns
 	seq     atomic.Uint64
 
-	mu sync.Mutex // guards forks of one anchor against each other: branches of one image may overlap
+	mu sync.Mutex // serialises forks of images: branches of one image may overlap
+
+	liveMu sync.Mutex
+	live   map[ender]struct{} // instances and images that Destroy has to end
+}
+
+// ender is an instance or an image.
+type ender interface{ endNow() error }
+
+func (s *service) track(e ender) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	if s.live == nil {
+		s.live = map[ender]struct{}{}
+	}
+	s.live[e] = struct{}{}
+}
+
+func (s *service) forget(e ender) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	delete(s.live, e)
 }
 
 // Adopt implements engine.Engine.
@@ -61,7 +83,7 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
 	}
 	s := &service{target: t, process: p, page: ad.pages[0]}
-	s.base = &image{s: s, a: x, plan: ad.plan, threads: ad.threads, base: true}
+	s.base = &image{s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, base: true}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
 		return nil, errors.Join(err, s.Destroy())
 	}
@@ -76,6 +98,16 @@ func precheck(t engine.Target) error {
 	report, err := check.Process(t.PID, checkOptions(t, true))
 	if err != nil {
 		return err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.PID))
+	if err != nil {
+		return gone(t.PID, err)
+	}
+	if mode := field(status, "Seccomp"); mode != "" && mode != "0" {
+		report.Blockers = append(report.Blockers, engine.Blocker{
+			Object: "seccomp filter", Reason: "the calls that make an instance have to pass it",
+			WayOut: "let the sandbox install the filter around corsa instead, or start the service without one",
+		})
 	}
 	return report.Err()
 }
@@ -102,7 +134,7 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 	ctx, cancel := context.WithTimeout(ctx, opPatience)
 	defer cancel()
 	s.mu.Lock()
-	a, err := m.a.fork(ctx, nil)
+	a, err := m.a.fork(ctx, unshareMappings(m.shared))
 	s.mu.Unlock()
 	if err != nil {
 		return nil, nil, fmt.Errorf("branch: %w", err)
@@ -129,6 +161,7 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 		}
 		return nil, nil, errors.Join(fmt.Errorf("branch: %w", err), in.Kill())
 	}
+	s.track(in)
 	return in, r.plumbed, nil
 }
 
@@ -166,6 +199,7 @@ func (s *service) Checkpoint(ctx context.Context, inst engine.Instance, conns en
 			return nil, tm, fmt.Errorf("checkpoint: %w", err)
 		}
 		if known {
+			s.track(img)
 			return img, tm, nil
 		}
 		// It has a new shared mapping since it was last looked at: once more, with a copy of that one.
@@ -196,6 +230,9 @@ func (s *service) capture(ctx context.Context, in *instance, conns engine.Conns,
 	}
 	tm.Capture, tm.Fork = t1.Sub(t0), time.Since(t1)
 	img := &image{s: s, a: a, plan: p, threads: in.threadStates(), shared: in.shared}
+	if err := copyLimits(ctx, in.leader.PID, a); err != nil {
+		return nil, false, errors.Join(err, a.discard())
+	}
 	now, err := sharedAnonymous(a.PID)
 	if err != nil {
 		return nil, false, errors.Join(err, a.discard())
@@ -250,6 +287,7 @@ func (forkEngine) Recover(ctx context.Context, t engine.Target, state json.RawMe
 	}
 	s.base = img.(*image)
 	s.base.base = true
+	s.forget(s.base)
 	return s, nil
 }
 
@@ -263,7 +301,9 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 	if err != nil {
 		return nil, err
 	}
-	return &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared}, nil
+	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared}
+	s.track(img)
+	return img, nil
 }
 
 // Close implements engine.Service.
@@ -273,12 +313,30 @@ func (s *service) Close() error {
 	if s.base != nil {
 		s.base.a.release()
 	}
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	for e := range s.live {
+		switch e := e.(type) {
+		case *instance:
+			e.release()
+		case *image:
+			e.a.release()
+		}
+	}
+	s.live = nil
 	return s.page.close()
 }
 
-// Destroy implements engine.Service. Instances and images that the caller still holds are its to kill and discard.
+// Destroy implements engine.Service. The caller's instances and images are dead afterwards.
 func (s *service) Destroy() error {
+	s.liveMu.Lock()
+	live := s.live
+	s.live = nil
+	s.liveMu.Unlock()
 	var err error
+	for e := range live {
+		err = errors.Join(err, e.endNow())
+	}
 	if s.base != nil {
 		err = s.base.a.end()
 	}

@@ -307,6 +307,9 @@ func adoptThreads(t *tracee, states []threadState) error {
 			th.state, th.known = states[0], true
 			th.state.TID = inner
 		}
+		if err := setScheduling(tid, th.state); err != nil {
+			return err
+		}
 		t.threads = append(t.threads, th)
 	}
 	return nil

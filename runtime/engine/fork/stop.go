@@ -13,14 +13,15 @@ import (
 
 // thread is one thread of a service. regs and mask are only valid while it is stopped.
 type thread struct {
-	tid     int // in the engine's pid namespace
-	state   threadState
-	regs    regs
-	mask    uint64
-	known   bool // state is filled in
-	held    bool // seized
-	awaited bool // and stopped
-	inCall  bool // it was stopped in a system call
+	tid        int // in the engine's pid namespace
+	state      threadState
+	regs       regs
+	mask       uint64
+	known      bool // state is filled in
+	held       bool // seized
+	awaited    bool // and stopped
+	inCall     bool // it was stopped in a system call
+	redirected bool // its registers are the stub's
 }
 
 // threadState is what a new thread needs to become this one, beside its slot in the arena.
@@ -29,6 +30,9 @@ type threadState struct {
 	Slot   int        `json:"slot"`
 	FSBase uint64     `json:"fs"`
 	GSBase uint64     `json:"gs,omitempty"`
+	CPUs   string     `json:"cpus,omitempty"` // hexadecimal affinity mask; empty: as the leader's
+	Nice   int        `json:"nice,omitempty"`
+	Slack  string     `json:"slack,omitempty"` // timer slack in nanoseconds
 	Rseq   rseqConfig `json:"rseq"`
 }
 
@@ -36,6 +40,7 @@ type threadState struct {
 type tracee struct {
 	pid     int
 	tasks   *os.File // /proc/PID/task
+	arena   arena    // 0 until the service has one
 	threads []thread
 	dirents [4096]byte
 }
@@ -123,7 +128,7 @@ func (t *tracee) seize(th *thread) error {
 	if err != nil {
 		return fmt.Errorf("thread %d of process %d: seize: %w", th.tid, t.pid, err)
 	}
-	th.held, th.awaited = true, false
+	th.held, th.awaited, th.redirected = true, false, false
 	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("thread %d of process %d: interrupt: %w", th.tid, t.pid, err)
 	}
@@ -205,7 +210,7 @@ func (t *tracee) await(th *thread) error {
 
 // walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
 func (t *tracee) walk(th *thread, deadline time.Time) error {
-	for !atBoundary(&th.regs) {
+	for !atBoundary(&th.regs) && !t.arena.inStub(th.regs.Rip) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("thread %d of process %d is not waiting: %w", th.tid, t.pid, engine.ErrBusy)
 		}
@@ -218,10 +223,7 @@ func (t *tracee) walk(th *thread, deadline time.Time) error {
 		}
 		switch classify(th.regs.Orig_rax) & waitKindMask {
 		case waitsOnly: // do not even begin it: it is made when the thread goes on
-			th.regs.Rax = th.regs.Orig_rax
-			th.regs.Rip -= 2
-			th.regs.Orig_rax = ^uint64(0)
-			return nil
+			return t.putOff(th)
 		case waitsToTake: // begin it: if it has to block, the interrupt breaks it off
 			if err := t.resumeInterrupted(th); err != nil {
 				return err
@@ -229,6 +231,33 @@ func (t *tracee) walk(th *thread, deadline time.Time) error {
 		}
 	}
 	return nil
+}
+
+// putOff skips the call at whose entry the thread is stopped and takes it back to just before it.
+func (t *tracee) putOff(th *thread) error {
+	th.regs.Rax = th.regs.Orig_rax
+	th.regs.Rip -= 2
+	th.regs.Orig_rax = ^uint64(0)
+	if err := setRegs(th.tid, &th.regs); err != nil {
+		return gone(t.pid, err)
+	}
+	for { // to the exit of the call that is not made
+		if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
+			return gone(t.pid, err)
+		}
+		ws, err := waitTask(th.tid)
+		if err != nil || !ws.Stopped() {
+			return gone(t.pid, unix.ESRCH)
+		}
+		if ws.StopSignal() == unix.SIGTRAP|0x80 {
+			return nil
+		}
+		if int(ws)>>16 == 0 { // a signal before that: hand it back, it is taken when the thread goes on
+			if err := unix.Tgkill(t.pid, th.tid, ws.StopSignal()); err != nil {
+				return gone(t.pid, err)
+			}
+		}
+	}
 }
 
 func (t *tracee) resumeInterrupted(th *thread) error {
@@ -298,11 +327,17 @@ func (t *tracee) interruptRunning(th *thread) error {
 	return nil
 }
 
-// release lets every held thread run on exactly as it was stopped: the kernel itself restarts what it interrupted.
+// release lets every held thread run on: as it was stopped, or in the stub if it has been redirected.
 func (t *tracee) release() {
 	for i := range t.threads {
 		if th := &t.threads[i]; th.held && th.tid != 0 {
-			// ESRCH: it died; there is nothing to release.
+			if th.awaited && !th.redirected {
+				if int64(th.regs.Rax) == -int64(unix.EINTR) {
+					rewind(&th.regs) // the kernel restarts the others by itself, but not what ends in EINTR
+				}
+				_ = setRegs(th.tid, &th.regs)
+			}
+			// ESRCH, here and above: it died; there is nothing to release.
 			_ = ptrace(unix.PTRACE_DETACH, th.tid, 0, 0)
 			th.held = false
 		}
