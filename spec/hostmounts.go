@@ -78,11 +78,12 @@ func (h *hostRoot) mounts(o *HostBundleOptions) ([]specs.Mount, error) {
 	private := h.privateDirs()
 	var mounts []specs.Mount
 	for _, dir := range h.bound {
-		mounts = append(mounts, bind(dir, "rro"))
+		if !slices.Contains(o.Writable, dir) {
+			mounts = append(mounts, bind(dir, "rro"))
+		}
 	}
 	mounts = append(mounts, systemMounts()...)
 
-	// Later ones win, so a writable path may lie in, or be, a private directory.
 	for _, dir := range private {
 		if dir == "/dev/shm" || within(dir, o.Writable) {
 			continue

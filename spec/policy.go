@@ -142,8 +142,10 @@ func ParseHistory(s string) (int, error) {
 func ParseBytes(s string) (int64, error) {
 	digits := strings.TrimRight(s, "KkMmGgTtIiBb")
 	unit := strings.ToLower(s[len(digits):])
-	if unit != "b" {
-		unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
+	if len(unit) == 3 {
+		unit = strings.TrimSuffix(unit, "ib")
+	} else if len(unit) == 2 {
+		unit = strings.TrimSuffix(unit, "b")
 	}
 	shift, known := map[string]uint{"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[unit]
 	n, err := strconv.ParseUint(digits, 10, 63)

@@ -242,3 +242,84 @@ func FuzzLookup(f *testing.F) {
 		}
 	})
 }
+
+// What a snapshot leaves out shows only in what the model does next.
+func TestSnapshotKeepsTheCrashLoop(t *testing.T) {
+	limits := instance.Limits{CrashLoop: instance.CrashLoop{Stalled: 2, Window: time.Minute}}
+	m := adopted(t, limits)
+	must(t)(m.Branch(epoch, "uid:1", instance.Base, nil))
+	if _, err := m.Crash(epoch, "uid:1", instance.Crash{Signal: 6}); err != nil {
+		t.Fatal(err)
+	}
+	must(t)(m.Restore(epoch, "uid:1", instance.Base, nil, "crash", false))
+	r, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := instance.Blank(limits)
+	if err := again.Apply(r); err != nil {
+		t.Fatal(err)
+	}
+	if records, err := again.Crash(epoch, "uid:1", instance.Crash{Signal: 6}); err != nil || len(records) != 2 {
+		t.Errorf("the second crash of a loop gives %v, %v", records, err)
+	}
+	if c, _, err := again.Checkpoint(epoch, "uid:1", instance.Captured{}); err == nil {
+		t.Errorf("a checkpoint of a quarantined app: %v", c)
+	}
+}
+
+// The clock of the machine has a zone and a monotonic reading, which a journal does not keep.
+func TestReplayWithTheRealClock(t *testing.T) {
+	zone := time.FixedZone("far", 5*3600)
+	now := time.Now().In(zone)
+	m, open := instance.New("s", now, instance.Limits{})
+	records := []instance.Record{open}
+	for range 2 {
+		r, err := m.SetBase(now, nil, nil)
+		if err == nil {
+			records = append(records, r)
+		}
+	}
+	var journal bytes.Buffer
+	if err := instance.WriteRecords(&journal, records...); err != nil {
+		t.Fatal(err)
+	}
+	again, _, err := instance.Replay(&journal, instance.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := m.Base()
+	b, _ := again.Base()
+	if a.Time != b.Time || !a.Time.Equal(now) {
+		t.Errorf("%#v reads back as %#v", a.Time, b.Time)
+	}
+}
+
+func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
+	for name, r := range map[string]instance.Record{
+		"unknown kind":       {Kind: "odd", App: "uid:1"},
+		"no app":             {Kind: instance.KindCount},
+		"app not UTF-8":      {Kind: instance.KindBranch, App: "cgroup:/\xff", ID: instance.Base},
+		"unknown app":        {Kind: instance.KindCount, App: "uid:2"},
+		"checkpoint again":   {Kind: instance.KindCheckpoint, App: "uid:1", ID: "aa", Parent: instance.Base, Seq: 1},
+		"id of another":      {Kind: instance.KindCheckpoint, App: "uid:1", ID: "aa", Parent: instance.Base, Seq: 5},
+		"checkpoint as base": {Kind: instance.KindCheckpoint, App: "uid:1", ID: instance.Base, Parent: instance.Base, Seq: 5},
+		"unknown parent":     {Kind: instance.KindCheckpoint, App: "uid:1", ID: "bb", Parent: "cc", Seq: 5},
+		"second opening":     {Kind: instance.KindOpen, Seed: "x"},
+		"bad tag":            {Kind: instance.KindTag, App: "uid:1", ID: "aa", Tag: "a b"},
+	} {
+		m := adopted(t, instance.Limits{})
+		must(t)(m.Branch(epoch, "uid:1", instance.Base, nil))
+		first := instance.Record{Kind: instance.KindCheckpoint, App: "uid:1", ID: "aa", Parent: instance.Base, Seq: 1}
+		if err := m.Apply(first); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := json.Marshal(m)
+		if err := m.Apply(r); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+		if after, _ := json.Marshal(m); !bytes.Equal(before, after) {
+			t.Errorf("%s: half of it was done", name)
+		}
+	}
+}
