@@ -37,6 +37,11 @@ func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
+	if svc != nil {
+		if err := service.CheckEndpoints(svc); err != nil {
+			return err
+		}
+	}
 	if err := s.Start(); err != nil || svc == nil {
 		return err
 	}

@@ -31,16 +31,43 @@ type Client struct {
 // Open returns a client of r's monitor. If the monitor has died, another one is started first, which takes over.
 // ErrNotServed.
 func Open(ctx context.Context, r Ref) (*Client, error) {
-	if err := ensure(ctx, r); err != nil {
+	c := newClient(r)
+	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
-	c := newClient(r)
-	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("its monitor does not answer within %v; see %s", answerLimit, r.layout().log()))
-	defer cancel()
-	if err := c.awaitAnswer(ctx); err != nil {
-		return nil, fmt.Errorf("service %q: %w", r.ID, err)
-	}
 	return c, nil
+}
+
+// connect makes sure that there is a monitor and that it answers.
+func (c *Client) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit,
+		fmt.Errorf("service %q: its monitor does not answer within %v; see %s", c.ref.ID, answerLimit, c.ref.layout().log()))
+	defer cancel()
+	for {
+		if err := ensure(ctx, c.ref); err != nil {
+			return err
+		}
+		err := c.roundTrip(ctx, http.MethodGet, "/v1/ready", nil, nil)
+		if err == nil || !lostMonitor(err) {
+			return err
+		}
+		// It is starting, or dying.
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// lostMonitor reports whether err is that of a connection on whose other end there is no monitor, or one that dies.
+func lostMonitor(err error) bool {
+	for _, e := range []error{unix.ECONNREFUSED, fs.ErrNotExist, unix.ECONNRESET, unix.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func newClient(r Ref) *Client {
@@ -50,27 +77,6 @@ func newClient(r Ref) *Client {
 
 // Close releases idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
-
-// awaitAnswer returns once the control socket accepts connections.
-func (c *Client) awaitAnswer(ctx context.Context) error {
-	for {
-		conn, err := dialUnix(ctx, c.ref.layout().control())
-		if err == nil {
-			return conn.Close()
-		}
-		if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if _, err := c.ref.layout().load(); err != nil {
-			return err // it has been ended meanwhile
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
 
 // Service describes what is served.
 func (c *Client) Service(ctx context.Context) (ServiceView, error) {
@@ -164,7 +170,20 @@ func (c *Client) stop(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/stop", nil, nil)
 }
 
+// call is a round trip. A question is asked again if the monitor died over it; a command is not, since it may have been
+// carried out.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	err := c.roundTrip(ctx, method, path, in, out)
+	if method == http.MethodGet && err != nil && lostMonitor(err) {
+		if err := c.connect(ctx); err != nil {
+			return err
+		}
+		return c.roundTrip(ctx, method, path, in, out)
+	}
+	return err
+}
+
+func (c *Client) roundTrip(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)

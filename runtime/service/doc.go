@@ -4,6 +4,7 @@
 // crashed instances (package gate); people and programs ask it through its control API, HTTP with JSON over the
 // unix socket <root>/<id>/control.sock:
 //
+//	GET  /v1/ready                     nothing: the monitor answers
 //	GET  /v1/service                   what is served, by which engine, since when
 //	GET  /v1/apps                      every app: state, transactions, checkpoints, memory, crashes
 //	GET  /v1/apps/{app}/log            the app's history

@@ -27,7 +27,7 @@ type ServeOptions struct {
 // error nothing is left.
 func Serve(ctx context.Context, o ServeOptions) (err error) {
 	l := o.layout()
-	if err := checkEndpoints(o.Host.Service); err != nil {
+	if err := CheckEndpoints(o.Host.Service); err != nil {
 		return err
 	}
 	for _, e := range o.Host.Service.Endpoints {
@@ -74,8 +74,8 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	return nil
 }
 
-// checkEndpoints finds out early what the gate would otherwise find last.
-func checkEndpoints(svc *spec.Service) error {
+// CheckEndpoints finds out, before anything is started, why the gate could not bind the public sockets.
+func CheckEndpoints(svc *spec.Service) error {
 	for _, e := range svc.Endpoints {
 		if e.Network != "unix" {
 			continue
