@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"syscall"
 	"testing"
 
 	"corsa.dev/corsa/runtime/engine"
@@ -28,8 +27,9 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"connections/poll":          s.connections("loop-poll", 0),
 		"connections/threads":       s.connections("loop-threads", 1),
 		"connections/tcp":           s.connections("tcp", 0),
-		"contract/init":             s.namespaced("ids"),
-		"contract/init-fpu":         s.namespaced("fpu-blocked"),
+		"contract/init":             s.init,
+		"contract/pidns":            s.namespaced("ids"),
+		"contract/pidns-threads":    s.namespaced("loop-threads"),
 		"contract/images":           s.images,
 		"contract/handles":          s.handles,
 		"contract/adopt":            s.adoptErrors,
@@ -42,10 +42,20 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 	return all
 }
 
-// namespaced runs the cycle on a service that is the init of a pid namespace, as in most containers.
+// init runs the cycle on a service that is itself pid 1 of a pid namespace, or asserts the refusal.
+func (s *suite) init(t *testing.T) {
+	p := mustProgram(t, "state", "ids")
+	if p.refuse = s.opts.Refuses["init"]; p.refuse != "" {
+		s.refusedAs(t, p, launch{pidNamespace: true})
+		return
+	}
+	s.cycle(t, p, launch{pidNamespace: true})
+}
+
+// namespaced runs the cycle on a service in a pid namespace whose init is another program, as in most containers.
 func (s *suite) namespaced(name string) func(t *testing.T) {
 	return func(t *testing.T) {
-		s.cycle(t, mustProgram(t, "state", name), launch{cloneflags: syscall.CLONE_NEWPID})
+		s.cycle(t, mustProgram(t, "state", name), launch{pidNamespace: true, init: true})
 	}
 }
 
@@ -142,7 +152,7 @@ func (s *suite) handles(t *testing.T) {
 			t.Fatalf("open an instance: %v", err)
 		}
 		if x.in.Dormant() != was {
-			t.Errorf("dormant: %v after recovery, %v before", x.in.Dormant(), was)
+			t.Fatalf("dormant: %v after recovery, %v before\n%s", x.in.Dormant(), was, describe(x.in.PID()))
 		}
 	}
 	a.activate()
@@ -179,15 +189,19 @@ func (s *suite) adoptErrors(t *testing.T) {
 	before := surface(t, pr.pid())
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := s.newEngine(t).Adopt(ctx, pr.target(t)); !errors.Is(err, context.Canceled) {
-		t.Errorf("adopt with a cancelled context: %v", err)
+	if service, err := s.newEngine(t).Adopt(ctx, pr.target(t)); !errors.Is(err, context.Canceled) {
+		if err == nil {
+			(&subject{t: t, process: pr, service: service}).destroy()
+		}
+		t.Fatalf("adopt with a cancelled context: %v", err)
 	}
 	pr.unharmed(t, before, 0)
 
 	target := pr.target(t)
 	target.Listeners = append(target.Listeners[:1:1], engine.Address{Network: "unix", Address: target.Dir + "/nobody"})
-	if _, err := s.newEngine(t).Adopt(context.Background(), target); err == nil {
-		t.Error("adopt with a listener that the service does not have succeeded")
+	if service, err := s.newEngine(t).Adopt(context.Background(), target); err == nil {
+		(&subject{t: t, process: pr, service: service}).destroy()
+		t.Fatal("adopt with a listener that the service does not have succeeded")
 	}
 	pr.unharmed(t, before, 0)
 

@@ -25,6 +25,7 @@ func (s *suite) dormant(t *testing.T) {
 	for range 2 {
 		a.verify(id)
 		a.park()
+		time.Sleep(watch / 10) // for the threads to go where they are held
 		ticks, switches := a.peek(address), a.switches()
 		a.conns[id].send("get")
 		if line, err := a.conns[id].receive(watch); err == nil {
@@ -160,6 +161,7 @@ func (s *suite) busy(t *testing.T) {
 		}
 		a.mutate(id, 1)
 		a.park()
+		time.Sleep(watch / 10)
 		switches := a.switches()
 		time.Sleep(watch / 10)
 		if now := a.switches(); now != switches {

@@ -32,7 +32,8 @@ type Options struct {
 	// Skip maps the name of a subtest ("state/rseq") to the kernel feature that is missing on this machine.
 	Skip map[string]string
 	// Refuses maps the name of a state program ("epoll-stale") to a word. The engine refuses that program by name,
-	// and one of the blockers' objects contains the word; the suite asserts the refusal instead of the state.
+	// and one of the blockers' objects contains the word; the suite asserts the refusal instead of the state. "init"
+	// stands for a service that is pid 1 of its pid namespace.
 	Refuses map[string]string
 	// ParkCycles is how often the dormancy tests park and activate; 0 means 1000.
 	ParkCycles int

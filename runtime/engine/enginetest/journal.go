@@ -23,7 +23,7 @@ type order struct {
 	Listeners []engine.Address
 	Dir       string
 	Seed      uint64
-	State     json.RawMessage // of an adopted service; nil: adopt it
+	State     json.RawMessage `json:",omitempty"` // of an adopted service; nil: adopt it
 	Book      book
 }
 

@@ -22,7 +22,8 @@ import (
 
 // launch says how a service process is started.
 type launch struct {
-	cloneflags uintptr // additional namespaces
+	pidNamespace bool // in a pid namespace of its own
+	init         bool // with programs/init.c as its parent, which is pid 1 there
 }
 
 // process is a running test service that no engine has touched yet.
@@ -32,6 +33,7 @@ type process struct {
 	dir     string
 	addrs   []engine.Address
 	cmd     *exec.Cmd
+	service int // the service's pid: cmd's, or that of its child
 	stderr  *messages
 	waited  chan struct{} // closed when the process has been reaped
 }
@@ -58,7 +60,11 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 		pr.addrs = append(pr.addrs, a)
 		args = append(args, arg)
 	}
-	pr.cmd = exec.Command(binary, args...)
+	argv := append([]string{binary}, args...)
+	if l.init {
+		argv = append([]string{s.build.binary(t, program{name: "init", path: "init.c"})}, argv...)
+	}
+	pr.cmd = exec.Command(argv[0], argv[1:]...)
 	pr.cmd.Dir = dir
 	// A pipe of our own: exec.Cmd's would make Wait wait for the instances, which inherit it. A file would be one
 	// that is open for writing.
@@ -67,7 +73,10 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 		t.Fatal(err)
 	}
 	pr.cmd.Stderr = w
-	pr.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: l.cloneflags}
+	pr.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if l.pidNamespace {
+		pr.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	}
 	err = pr.cmd.Start()
 	_ = w.Close() // the process has its own
 	if err != nil {
@@ -84,6 +93,13 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 		close(pr.waited)
 	}()
 	pr.dial(t, 0).close()
+	if pr.service = pr.cmd.Process.Pid; l.init {
+		if pids := processesOf(binary); len(pids) == 1 {
+			pr.service = pids[0]
+		} else {
+			t.Fatalf("the services of one init are the processes %v", pids)
+		}
+	}
 	pr.settle(t)
 	return pr
 }
@@ -133,12 +149,15 @@ func (pr *process) settle(t *testing.T) {
 	}
 }
 
-func (pr *process) pid() int { return pr.cmd.Process.Pid }
+func (pr *process) pid() int { return pr.service }
 
 // end kills and reaps what is left of the service.
 func (pr *process) end(t *testing.T) {
-	left := processesOf(pr.binary)
-	for _, pid := range left {
+	// The started process first: as an init it takes its pid namespace along.
+	if err := pr.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	for _, pid := range processesOf(pr.binary) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("kill %d: %v", pid, err)
 		}

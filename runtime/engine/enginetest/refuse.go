@@ -13,8 +13,10 @@ import (
 )
 
 // refused asserts that the engine will not adopt p, says why in words that help, and leaves the process as it was.
-func (s *suite) refused(t *testing.T, p program) {
-	pr := s.start(t, p, launch{})
+func (s *suite) refused(t *testing.T, p program) { s.refusedAs(t, p, launch{}) }
+
+func (s *suite) refusedAs(t *testing.T, p program, l launch) {
+	pr := s.start(t, p, l)
 	c := pr.dial(t, 0)
 	c.mutate(5)
 	c.verify(5)
