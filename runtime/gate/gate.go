@@ -65,4 +65,5 @@ type AppStats struct {
 	BytesIn      uint64        // from the app
 	BytesOut     uint64        // to the app
 	Waiting      time.Duration // total time that requests waited for the gate
+	Breaks       uint64        // turns that ended by force, away from a transaction boundary
 }

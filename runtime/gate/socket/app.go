@@ -74,7 +74,7 @@ func (c *counters) stats(key instance.App) gate.AppStats {
 		App: key, Connections: int(c.conns.Load()),
 		Transactions: c.transactions.Load(), Switches: c.switches.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
-		Waiting: time.Duration(c.waitingNs.Load()),
+		Waiting: time.Duration(c.waitingNs.Load()), Breaks: c.breaks.Load(),
 	}
 }
 

@@ -40,7 +40,7 @@ func (a *always) Dormant() bool            { return false }
 func (a *always) Activate() error          { return nil }
 func (a *always) Park(time.Duration) error { return nil }
 
-func startRedis(b *testing.B) *redis {
+func startRedis(b testing.TB) *redis {
 	bin, err := exec.LookPath("redis-server")
 	if err != nil {
 		b.Skip("redis-server is not installed")
@@ -84,6 +84,8 @@ func BenchmarkRedisGet(b *testing.B) {
 	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
 		time.Sleep(time.Millisecond)
 	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	for b.Loop() {
 		var direct, proxied [2][]float64
 		for range 5 { // interleaved, since the machine's mood changes
@@ -105,7 +107,40 @@ func BenchmarkRedisGet(b *testing.B) {
 		b.ReportMetric(proxied[1][2], "gate-p99-µs")
 		b.ReportMetric(proxied[0][2]/direct[0][2], "ratio-p50")
 	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(5*20_000*b.N), "allocs/request") // clients' start included
 	b.ReportMetric(0, "ns/op")
+}
+
+// redis-benchmark, with many connections and pipelines, completes through the gate without an error.
+func TestRedisBenchmark(t *testing.T) {
+	bin, err := exec.LookPath("redis-benchmark")
+	if err != nil {
+		t.Skip("redis-benchmark is not installed")
+	}
+	r := startRedis(t)
+	s := declare(t.TempDir())
+	s.AppKey = spec.AppKeyUID
+	g, err := New(Config{Service: s, Monitor: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(ctx) }()
+	defer func() { cancel(); <-done }()
+	public := g.eps[0].address
+	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
+		time.Sleep(time.Millisecond)
+	}
+	for _, args := range [][]string{{"-c", "50"}, {"-c", "16", "-P", "16"}, {"-c", "4", "-d", "300000", "-n", "500"}} {
+		args = append([]string{"-s", public, "-n", "10000", "-t", "get,set", "-q"}, args...)
+		cmd := exec.Command("timeout", append([]string{"30", bin}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(out), "rror") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
 }
 
 // roundTrips has another process measure, so that the two do not share a Go scheduler.

@@ -129,7 +129,13 @@ func (g *Gate) attach(c *conn, fd int, ino uint64) {
 	closeAll(c.down.stash.fds)
 	c.down = flow{buf: c.down.buf, off: c.down.off, fds: c.down.fds, careful: true}
 	c.up.shut = false
-	if err := g.watchEnd(c, &c.s); err != nil {
+	// Only converse waits on it; everything else asks for MSG_DONTWAIT.
+	tv := unix.Timeval{Usec: replyWaitUs}
+	err := errors.Join(unix.SetNonblock(fd, false), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))
+	if err == nil {
+		err = g.watchEnd(c, &c.s)
+	}
+	if err != nil {
 		g.logApp(c.app).WithError(err).Error("cannot watch a connection to the instance")
 		g.reset(c)
 	}

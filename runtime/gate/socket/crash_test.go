@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -232,4 +234,87 @@ func TestParallel(t *testing.T) {
 		}
 	}
 	a.must("2", "incr")
+}
+
+// A gate that is told to end while somebody holds an app waits for that, and gives the app back.
+func TestEndWhileHeld(t *testing.T) {
+	w := newWorld(t)
+	s := byUID(t)
+	g, err := New(Config{Service: s, Monitor: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ctx) }()
+	for _, err := os.Stat(s.Endpoints[0].Address); err != nil; _, err = os.Stat(s.Endpoints[0].Address) {
+		time.Sleep(time.Millisecond)
+	}
+	dial(t, "unix", s.Endpoints[0].Address).must("1", "incr")
+	app := instance.App("uid:" + strconv.Itoa(os.Getuid()))
+	second := make(chan error, 1)
+	err = g.Hold(context.Background(), app, func(context.Context, gate.Held) (gate.Replacement, error) {
+		go func() {
+			second <- g.Hold(context.Background(), app, func(context.Context, gate.Held) (gate.Replacement, error) {
+				return gate.Replacement{}, nil
+			})
+		}()
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+		select {
+		case err := <-served:
+			t.Errorf("the gate ended while an app was held: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		return gate.Replacement{}, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, c := range []chan error{served, second} {
+		select {
+		case err := <-c:
+			if err != nil && !errors.Is(err, ErrClosed) {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the gate does not end")
+		}
+	}
+	if _, err := os.Stat(s.Endpoints[0].Address); err == nil {
+		t.Error("the public socket was left behind")
+	}
+	if err := g.Hold(context.Background(), app, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("hold after the end: %v", err)
+	}
+}
+
+// Two holds that wait for one another's end are granted one after the other.
+func TestHoldsQueue(t *testing.T) {
+	w := newWorld(t)
+	g, addr := w.open(byUID(t))
+	c := dial(t, "unix", addr)
+	c.must("1", "incr")
+	app := instance.App("uid:" + strconv.Itoa(os.Getuid()))
+	var inside atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			err := g.Hold(context.Background(), app, func(context.Context, gate.Held) (gate.Replacement, error) {
+				if inside.Add(1) != 1 {
+					t.Error("two holds at once")
+				}
+				time.Sleep(5 * time.Millisecond)
+				inside.Add(-1)
+				return gate.Replacement{}, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wg.Wait()
+	c.must("2", "incr")
 }

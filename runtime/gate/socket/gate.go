@@ -63,6 +63,8 @@ type Gate struct {
 	settling    []*app  // a boundary is wanted
 	spare       []*conn
 	sent        *conn // the last one whose request was forwarded in this round
+	lone        *conn // the one that was the only one with events lately
+	alone       int   // for how many rounds
 	env         envelope
 	scratch     []byte
 	pool        [][]byte
@@ -224,7 +226,7 @@ func (g *Gate) close(cancel context.CancelFunc) {
 	for _, a := range g.apps {
 		g.dropHolds(a, ErrClosed)
 	}
-	g.workers.Wait()
+	g.drainWorkers()
 	g.mu.Lock()
 	posted := g.posted
 	g.posted, g.closed = nil, true
@@ -253,6 +255,23 @@ func (g *Gate) close(cancel context.CancelFunc) {
 	}
 	_ = unix.Close(g.wakefd)
 	_ = unix.Close(g.epfd)
+}
+
+// drainWorkers waits until all workers and callers of Hold have brought back what they had taken.
+func (g *Gate) drainWorkers() {
+	done := make(chan struct{})
+	go func() {
+		g.workers.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+			g.takePosted()
+		}
+	}
 }
 
 func (g *Gate) logApp(a *app) *logrus.Entry { return g.log.WithField("app", string(a.key)) }

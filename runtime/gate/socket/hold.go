@@ -48,8 +48,12 @@ func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Conte
 
 func (g *Gate) askHold(key instance.App, h *hold) {
 	a := g.apps[key]
-	if a == nil || g.ctx.Err() != nil {
-		h.failed <- map[bool]error{true: gate.ErrUnknownApp, false: ErrClosed}[a == nil]
+	switch {
+	case g.ctx.Err() != nil:
+		h.failed <- ErrClosed
+		return
+	case a == nil:
+		h.failed <- gate.ErrUnknownApp
 		return
 	}
 	a.holds = append(a.holds, h)

@@ -42,7 +42,7 @@ func (g *Gate) now() int64 {
 func (g *Gate) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		timeout := int64(-1)
-		if len(g.again) > 0 {
+		if len(g.again)+len(g.work) > 0 { // settling and switching may have left work
 			timeout = 0
 		} else if at := g.clock.next(); at != 0 {
 			g.stamp = 0
@@ -50,7 +50,11 @@ func (g *Gate) run(ctx context.Context) {
 		}
 		n, _ := wait(g.epfd, g.events[:], timeout) // an error can only be EINTR
 		g.stamp, g.sent = 0, nil
-		g.work, g.again = g.again, g.work[:0]
+		g.alone++
+		if n != 1 {
+			g.alone = 0
+		}
+		g.work, g.again = append(g.work, g.again...), g.again[:0]
 		for i := range max(n, 0) {
 			g.event(&g.events[i])
 		}
@@ -70,6 +74,9 @@ func (g *Gate) run(ctx context.Context) {
 		g.settling = pruneSettled(g.settling)
 		if g.strict {
 			g.turns()
+		}
+		if g.alone >= aloneAfter && g.sent != nil {
+			g.converse(g.sent)
 		}
 	}
 }

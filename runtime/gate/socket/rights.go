@@ -26,13 +26,7 @@ type envelope struct {
 
 // receive reads into p and leaves descriptors that came along in v.fds; they belong to the caller.
 func (v *envelope) receive(fd int, p []byte, flags int) (int, unix.Errno) {
-	v.iov.Base = unsafe.SliceData(p)
-	v.iov.SetLen(len(p))
-	h := &v.hdr
-	h.Iov, h.Iovlen = &v.iov, 1
-	h.Control = &v.ctl[0]
-	h.SetControllen(len(v.ctl))
-	v.fds, v.err = v.fds[:0], nil
+	h := v.prepare(p)
 	for {
 		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(h)),
 			uintptr(unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC|flags))
@@ -44,6 +38,27 @@ func (v *envelope) receive(fd int, p []byte, flags int) (int, unix.Errno) {
 		}
 		return int(r), e
 	}
+}
+
+// await is receive that waits for bytes as long as the socket's SO_RCVTIMEO says.
+func (v *envelope) await(fd int, p []byte) (int, unix.Errno) {
+	h := v.prepare(p)
+	r, _, e := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(h)), unix.MSG_CMSG_CLOEXEC)
+	if e == 0 && (h.Controllen > 0 || h.Flags&unix.MSG_CTRUNC != 0) {
+		v.parse()
+	}
+	return int(r), e
+}
+
+func (v *envelope) prepare(p []byte) *unix.Msghdr {
+	v.iov.Base = unsafe.SliceData(p)
+	v.iov.SetLen(len(p))
+	h := &v.hdr
+	h.Iov, h.Iovlen = &v.iov, 1
+	h.Control = &v.ctl[0]
+	h.SetControllen(len(v.ctl))
+	v.fds, v.err = v.fds[:0], nil
+	return h
 }
 
 func (v *envelope) parse() {

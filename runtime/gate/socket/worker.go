@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -80,7 +81,7 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 func (g *Gate) resume(a *app) bool {
 	slot, err := g.watch(a.inst.PIDFD(), unix.EPOLLIN, entry{kind: slotPIDFD, app: a})
 	if err != nil {
-		g.fail(a, err)
+		g.fail(a, fmt.Errorf("watch the instance's pidfd: %w", err))
 		return false
 	}
 	a.slot, a.phase = slot, phaseReady
@@ -90,11 +91,11 @@ func (g *Gate) resume(a *app) bool {
 			g.queue(c)
 		}
 	}
+	a.settleFrom = 0
 	if len(a.holds) > 0 {
-		g.settling = append(g.settling, a)
+		g.wantBoundary(a)
 		return true
 	}
-	a.settleFrom = 0
 	switch {
 	case !g.strict:
 		g.admitWaiting(a)
