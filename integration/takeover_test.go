@@ -132,14 +132,13 @@ func TestMonitorDies(t *testing.T) {
 		})
 	}
 	busy()
-	supervisor := parentOf(t, s.monitor())
 	for _, round := range []struct {
 		name string
 		kill func()
 	}{
 		{"monitor", func() { s.kill(s.monitor()) }},
 		{"monitor again", func() { s.kill(s.monitor()) }},
-		{"supervisor and monitor", func() { s.kill(supervisor, s.monitor()) }},
+		{"supervisor and monitor", s.killBoth},
 	} {
 		t.Log(round.name)
 		before := s.checkpoints()
@@ -217,7 +216,23 @@ func (s *served) checkpoints() map[string]bool {
 	return ids
 }
 
-// kill kills processes, and waits until they are gone.
+// killBoth kills the supervisor and then the monitor.
+func (s *served) killBoth() {
+	s.t.Helper()
+	m := s.monitor()
+	s.kill(parentOf(s.t, m), m)
+}
+
+// quiet runs corsa, which must succeed, with standard streams that outlive it.
+func (s *served) quiet(args ...string) {
+	s.t.Helper()
+	cmd := s.command(args...)
+	if err := cmd.Run(); err != nil {
+		s.t.Fatalf("corsa %s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// kill kills processes with SIGKILL.
 func (s *served) kill(pids ...int) {
 	s.t.Helper()
 	for _, pid := range pids {
@@ -231,8 +246,7 @@ func TestOneMonitorTakesOver(t *testing.T) {
 	s := serveRedis(t)
 	s.app(2001).expect("+OK", "set", "k", "v")
 	s.checkpoint(2001, "--tag", "mine")
-	m := s.monitor()
-	s.kill(parentOf(t, m), m)
+	s.killBoth()
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
@@ -264,7 +278,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		before func(*served)
 	}{
 		{"monitor alive", func(*served) {}},
-		{"monitor dead", func(s *served) { m := s.monitor(); s.kill(parentOf(s.t, m), m) }},
+		{"monitor dead", func(s *served) { s.killBoth() }},
 		{"killed before", func(s *served) { s.ok("kill", s.id, "KILL") }},
 		{"terminated before", func(s *served) {
 			s.ok("kill", s.id)
@@ -329,7 +343,7 @@ func TestForegroundServe(t *testing.T) {
 	if err != nil {
 		t.Errorf("serve: %v", err)
 	}
-	if !strings.Contains(out.String(), "Ready to accept connections") {
+	if !strings.Contains(out.String(), "ready to accept connections") {
 		t.Errorf("serve showed %q", out.String())
 	}
 	if left := s.traces(); len(left) > 0 {
@@ -342,9 +356,9 @@ func TestServiceBundle(t *testing.T) {
 		name  string
 		start func(s *served, bundle string)
 	}{
-		{"run", func(s *served, bundle string) { s.ok("run", "--detach", "--bundle", bundle, s.id) }},
+		{"run", func(s *served, bundle string) { s.quiet("run", "--detach", "--bundle", bundle, s.id) }},
 		{"create and start", func(s *served, bundle string) {
-			s.ok("create", "--bundle", bundle, s.id)
+			s.quiet("create", "--bundle", bundle, s.id)
 			s.fails(1, "not a virtualised service", "apps", s.id)
 			s.ok("start", s.id)
 		}},

@@ -110,7 +110,7 @@ func syncDir(path string) error {
 // A lock is held by the one monitor of a service, or by whoever ends it. It dies with its holder's process.
 type lock struct{ f *os.File }
 
-// tryLock takes the lock and notes our pid in it. errLocked if a monitor, or another command, has it.
+// tryLock takes the lock. errLocked if a monitor, or another command, has it.
 func (l layout) tryLock() (*lock, error) {
 	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -126,14 +126,16 @@ func (l layout) tryLock() (*lock, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", l.lock(), err)
 	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", l.lock(), err)
-	}
 	return &lock{f: f}, nil
+}
+
+// sign notes in the lock that this process is the monitor.
+func (k *lock) sign() error {
+	if err := k.f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := k.f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	return err
 }
 
 func (k *lock) release() error { return k.f.Close() }
@@ -173,7 +175,7 @@ func (l layout) awaitNoSupervisor(ctx context.Context) error {
 	}
 }
 
-// holder is the pid that the lock's holder wrote, 0 if none did.
+// holder is the pid of the last monitor that had the lock, 0 if there was none.
 func (l layout) holder() int {
 	data, err := os.ReadFile(l.lock())
 	if err != nil {

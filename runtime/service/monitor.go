@@ -116,6 +116,9 @@ func run(ctx context.Context, o *RunOptions, output *os.File, ready func()) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, k.release()) }()
+	if err := k.sign(); err != nil {
+		return err
+	}
 	m := &Monitor{
 		ref: o.Ref, log: o.Log.WithField("service", o.ID), bus: newBus(), recovered: o.Recover, since: time.Now(),
 		stopping: make(chan struct{}), holdings: map[instance.App]*holding{},
