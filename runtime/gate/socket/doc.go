@@ -30,7 +30,7 @@
 // # Cost
 //
 // A proxied request has two more context switches than a direct one. BenchmarkRedisGet on a busy machine with 2 CPUs, p50:
-// 2.0 to 2.3 times direct with everything on one CPU (a bare read/write loop in C: 1.7 to 2.3, median 2.0), 1.5
+// 2.0 to 2.3 times direct with everything on one CPU (a bare read/write loop in C: 1.8 to 2.2, median 1.9), 1.5
 // to 2.3 times with the scheduler free to choose. The direct modes are what avoids it.
 //
 // # Limits
