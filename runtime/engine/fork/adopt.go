@@ -34,11 +34,15 @@ type adoption struct {
 	plan    *plan
 	threads []threadState
 	shared  []mapping
+	seccomp bool
 }
 
 func (ad *adoption) run(ctx context.Context) (*anchor, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if ad.seccomp {
+		ad.tracee.options = unix.PTRACE_O_SUSPEND_SECCOMP
+	}
 	if err := ad.stop(ctx); err != nil {
 		return nil, err
 	}
@@ -103,6 +107,11 @@ func (ad *adoption) enter() error {
 			WayOut: "the service has to keep its main thread",
 		}}}
 	}
+	if ad.seccomp {
+		if err := checkFilter(ad.t.PID, leader.tid); err != nil {
+			return err
+		}
+	}
 	b, err := newBootstrap(ad.t.PID, leader.tid, &leader.regs)
 	if err != nil {
 		return err
@@ -132,7 +141,9 @@ func (ad *adoption) enter() error {
 	}
 	ad.pages[0].reset(0)
 	ad.pages[0].setRun(runProvisional)
-	ad.parker = parker{t: ad.tracee, arena: ad.arena, side: 0, used: make([]bool, maxThreads), limit: provisional}
+	ad.parker = parker{
+		t: ad.tracee, arena: ad.arena, side: 0, used: make([]bool, maxThreads), limit: provisional, seccomp: ad.seccomp,
+	}
 	return ad.parker.park()
 }
 
@@ -236,7 +247,7 @@ func leaderFirst(threads []threadState, tid int) {
 // leaderRuns makes the parked leader leave its wait, run the batch and park again.
 func (ad *adoption) leaderRuns(b *batch) ([]byte, error) {
 	th := ad.leader()
-	one := tracee{pid: ad.t.PID, tasks: ad.tracee.tasks}
+	one := tracee{pid: ad.t.PID, tasks: ad.tracee.tasks, options: ad.tracee.options}
 	one.threads = []thread{{tid: th.tid, state: th.state, known: true}}
 	if err := one.seize(&one.threads[0]); err != nil {
 		return nil, err
@@ -263,8 +274,15 @@ func (ad *adoption) leaderRuns(b *batch) ([]byte, error) {
 		return nil, gone(ad.t.PID, err)
 	}
 	one.threads[0].redirected = true
-	one.release()
-	return ad.awaitLeader(slot, b)
+	if !ad.seccomp {
+		one.release()
+		return ad.awaitLeader(slot, b)
+	}
+	if err := one.goOn(); err != nil {
+		return nil, err
+	}
+	enc, err := ad.awaitLeader(slot, b)
+	return enc, errors.Join(err, one.stopAgain())
 }
 
 func (ad *adoption) awaitLeader(slot uint64, b *batch) ([]byte, error) {

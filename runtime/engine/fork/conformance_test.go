@@ -9,6 +9,6 @@ import (
 
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{Refuses: map[string]string{
-		"dontfork": "mapping", "epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal", "seccomp": "seccomp filter",
+		"dontfork": "mapping", "epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal",
 	}})
 }

@@ -97,3 +97,5 @@ func (c *ctl) reset(first uint32) {
 	atomic.StoreUint32(c.word(ctlRun), runParked)
 	atomic.StoreUint32(c.word(ctlCmd), first)
 }
+
+func (c *ctl) running() bool { return atomic.LoadUint32(c.word(ctlRun)) == runGo }

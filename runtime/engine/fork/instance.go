@@ -50,8 +50,19 @@ func (in *instance) follow(threads []threadState) error {
 		return err
 	}
 	in.tracee.arena = in.a.arena
-	in.parker = parker{t: in.tracee, arena: in.a.arena, side: in.a.side, used: make([]bool, maxThreads)}
-	return adoptThreads(in.tracee, threads)
+	if in.s.seccomp {
+		in.tracee.options = unix.PTRACE_O_SUSPEND_SECCOMP
+	}
+	in.parker = parker{
+		t: in.tracee, arena: in.a.arena, side: in.a.side, used: make([]bool, maxThreads), seccomp: in.s.seccomp,
+	}
+	if err := adoptThreads(in.tracee, threads); err != nil {
+		return err
+	}
+	for i := range in.tracee.threads { // what it was spawned from says it all
+		in.tracee.threads[i].described = in.tracee.threads[i].known
+	}
+	return nil
 }
 
 // PID implements engine.Instance.
@@ -201,7 +212,7 @@ func (in *instance) Handle() json.RawMessage {
 }
 
 // OpenInstance implements engine.Service. The instance may have been dormant, active or half parked when the engine
-// died; afterwards it is dormant.
+// died; afterwards it is dormant or active again.
 func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engine.Instance, error) {
 	var h instanceHandle
 	if err := json.Unmarshal(handle, &h); err != nil {
@@ -226,10 +237,14 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 	if err := in.inheritNetns(); err != nil {
 		return nil, err
 	}
-	// All threads run, then all are parked: only so is it certain that none was caught in between.
-	in.active.Store(true)
-	in.a.own.setRun(runGo)
 	s.track(in)
+	in.active.Store(true)
+	if in.a.own.running() {
+		return in, nil
+	}
+	// It was dormant, or the engine died while it was parking it. All threads run, then all are parked: only so is it
+	// certain that none was caught in between.
+	in.a.own.setRun(runGo)
 	return in, in.Park(0)
 }
 

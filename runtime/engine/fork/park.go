@@ -2,6 +2,7 @@ package fork
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -25,19 +26,20 @@ var parkPool = sync.Pool{New: func() any { return new(parkScratch) }}
 func (p *parkScratch) grow(n int) {
 	if len(p.slots) < n*slotSize {
 		p.slots = make([]byte, n*slotSize)
-		p.local = make([]unix.Iovec, n)
-		p.remote = make([]unix.RemoteIovec, n)
+		p.local = make([]unix.Iovec, 2*n)
+		p.remote = make([]unix.RemoteIovec, 2*n)
 	}
 }
 
 // parker puts the stopped threads of one process into the stub.
 type parker struct {
-	t     *tracee
-	arena arena
-	side  int
-	used  []bool // slots
-	limit int64  // seconds, for provisional parking
-	batch map[int][]byte
+	t       *tracee
+	arena   arena
+	side    int
+	used    []bool // slots
+	limit   int64  // seconds, for provisional parking
+	seccomp bool   // the service has a filter, which is suspended while a thread describes itself
+	batch   map[int][]byte
 }
 
 // park gives every stopped thread a frame of where it is, sends it into the stub and releases it. The run word has
@@ -51,18 +53,28 @@ func (p *parker) park() error {
 	sc := parkPool.Get().(*parkScratch)
 	defer parkPool.Put(sc)
 	sc.grow(n)
+	pieces := 0
+	piece := func(b []byte, at uint64) {
+		sc.local[pieces] = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+		sc.remote[pieces] = unix.RemoteIovec{Base: uintptr(at), Len: len(b)}
+		pieces++
+	}
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
+		slot := p.arena.slot(th.state.Slot)
 		b := sc.slots[i*slotSize : (i+1)*slotSize]
-		size, err := p.image(th, b)
+		piece(b[:p.head(th, b)], slot)
+		if p.arena.inStub(th.regs.Rip) {
+			continue
+		}
+		size, err := p.frame(th, b)
 		if err != nil {
 			return err
 		}
-		sc.local[i] = unix.Iovec{Base: &b[0], Len: uint64(size)}
-		sc.remote[i] = unix.RemoteIovec{Base: uintptr(p.arena.slot(th.state.Slot)), Len: size}
+		piece(b[slotFrame:size], slot+slotFrame)
 	}
-	for done := 0; done < n; {
-		m := min(n-done, 1000) // IOV_MAX is 1024
+	for done := 0; done < pieces; {
+		m := min(pieces-done, 1000) // IOV_MAX is 1024
 		_, _, e := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(p.t.pid),
 			uintptr(unsafe.Pointer(&sc.local[done])), uintptr(m), uintptr(unsafe.Pointer(&sc.remote[done])), uintptr(m), 0)
 		if e != 0 {
@@ -73,19 +85,23 @@ func (p *parker) park() error {
 	return p.redirect()
 }
 
-// image fills b with a slot and returns how much of it has to be written.
-func (p *parker) image(th *thread, b []byte) (int, error) {
+// head fills the beginning of b with the thread's context and what it does before it waits, and returns how much.
+func (p *parker) head(th *thread, b []byte) int {
 	slot := p.arena.slot(th.state.Slot)
 	enc := p.captureCode(th.state.Slot)
+	if p.seccomp && th.described {
+		enc = nil // once: it takes ptrace, and these things hardly ever change
+	}
 	stubContext{
 		batch: slot + slotBatch, n: len(enc) / entrySize, kind: kindThread, ctl: p.arena.ctl(p.side),
 		frame: slot + slotFrame, limitS: p.limit,
 	}.put(b)
-	copy(b[slotBatch:], enc)
-	if p.arena.inStub(th.regs.Rip) {
-		return slotBatch + len(enc), nil
-	}
-	putUcontext(b[slotFrame:], &th.regs, th.mask, slot+slotXstate)
+	return slotBatch + copy(b[slotBatch:], enc)
+}
+
+// frame fills b from slotFrame on with the signal frame and returns where it ends.
+func (p *parker) frame(th *thread, b []byte) (int, error) {
+	putUcontext(b[slotFrame:], &th.regs, th.mask, p.arena.slot(th.state.Slot)+slotXstate)
 	n, err := getXstate(th.tid, b[slotXstate:])
 	if err != nil {
 		return 0, fmt.Errorf("thread %d: extended state: %w", th.tid, gone(th.tid, err))
@@ -125,8 +141,25 @@ func (p *parker) redirect() error {
 			return gone(p.t.pid, err)
 		}
 	}
+	if p.seccomp && p.undescribed() {
+		if err := errors.Join(p.t.goOn(), p.awaitParked(time.Now().Add(adoptPatience)), p.t.stopAgain()); err != nil {
+			return err
+		}
+		for i := range p.t.threads {
+			p.t.threads[i].described = true
+		}
+	}
 	p.t.release()
 	return nil
+}
+
+func (p *parker) undescribed() bool {
+	for i := range p.t.threads {
+		if !p.t.threads[i].described {
+			return true
+		}
+	}
+	return false
 }
 
 // know gives slots to threads that are new and drops those of threads that are gone.

@@ -166,3 +166,9 @@ func effectiveCaps(pid int) (uint64, error) {
 	}
 	return strconv.ParseUint(field(b, "CapEff"), 16, 64)
 }
+
+// isDead reports whether the process has ended, reaped or not.
+func isDead(pid int) bool {
+	f, err := statFields(pid)
+	return err != nil || f[0] == "Z" || f[0] == "X"
+}

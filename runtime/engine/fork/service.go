@@ -30,6 +30,8 @@ type service struct {
 	page    *ctl    // its control page
 	base    *image
 	sameIDs bool
+	seccomp bool       // the service has a filter
+	guardMu sync.Mutex // see guard
 	net     netns
 	seq     atomic.Uint64
 
@@ -76,13 +78,18 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 		return nil, err
 	}
 	defer tr.close()
-	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd}
+	s := &service{target: t, process: p}
+	if s.seccomp, err = underSeccomp(t.PID); err != nil {
+		p.close()
+		return nil, err
+	}
+	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp}
 	x, err := ad.run(ctx)
 	if err != nil {
 		p.close()
 		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
 	}
-	s := &service{target: t, process: p, page: ad.pages[0]}
+	s.page = ad.pages[0]
 	s.base = &image{s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, base: true}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
 		return nil, errors.Join(err, s.Destroy())
@@ -99,17 +106,17 @@ func precheck(t engine.Target) error {
 	if err != nil {
 		return err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.PID))
-	if err != nil {
-		return gone(t.PID, err)
-	}
-	if mode := field(status, "Seccomp"); mode != "" && mode != "0" {
-		report.Blockers = append(report.Blockers, engine.Blocker{
-			Object: "seccomp filter", Reason: "the calls that make an instance have to pass it",
-			WayOut: "let the sandbox install the filter around corsa instead, or start the service without one",
-		})
-	}
 	return report.Err()
+}
+
+// underSeccomp reports whether the process has a seccomp filter.
+func underSeccomp(pid int) (bool, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false, gone(pid, err)
+	}
+	mode := field(status, "Seccomp")
+	return mode != "" && mode != "0", nil
 }
 
 // canKeepIDs reports whether the service's credentials suffice for clone3 with CLONE_NEWPID and set_tid.
@@ -133,11 +140,32 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, opPatience)
 	defer cancel()
+	var in *instance
+	var plumbed []engine.Plumbed
+	err := s.guard(m.a, func() (err error) {
+		in, plumbed, err = s.branch(ctx, m, keep)
+		return err
+	})
+	if err != nil {
+		if in != nil {
+			err = errors.Join(err, in.endNow())
+		}
+		for _, p := range plumbed {
+			unix.Close(p.FD)
+		}
+		return nil, nil, fmt.Errorf("branch: %w", err)
+	}
+	s.track(in)
+	return in, plumbed, nil
+}
+
+// branch returns what it made also when it fails, for the caller to end.
+func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*instance, []engine.Plumbed, error) {
 	s.mu.Lock()
 	a, err := m.a.fork(ctx, unshareMappings(m.shared))
 	s.mu.Unlock()
 	if err != nil {
-		return nil, nil, fmt.Errorf("branch: %w", err)
+		return nil, nil, err
 	}
 	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared}
 	r := &rebuild{
@@ -155,14 +183,7 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 	if err == nil {
 		err = a.prepare(ctx)
 	}
-	if err != nil {
-		for _, p := range r.plumbed {
-			unix.Close(p.FD)
-		}
-		return nil, nil, errors.Join(fmt.Errorf("branch: %w", err), in.Kill())
-	}
-	s.track(in)
-	return in, r.plumbed, nil
+	return in, r.plumbed, err
 }
 
 func (r *rebuild) listenerList(n int) []listener {
@@ -193,7 +214,12 @@ func (s *service) Checkpoint(ctx context.Context, inst engine.Instance, conns en
 		return nil, tm, err
 	}
 	for {
-		img, known, err := s.capture(ctx, in, conns, &tm)
+		var img *image
+		var known bool
+		err := s.guard(in.a, func() (err error) {
+			img, known, err = s.capture(ctx, in, conns, &tm)
+			return err
+		})
 		tm.Total = time.Since(start)
 		if err != nil {
 			return nil, tm, fmt.Errorf("checkpoint: %w", err)
@@ -279,6 +305,10 @@ func (forkEngine) Recover(ctx context.Context, t engine.Target, state json.RawMe
 		return nil, err
 	}
 	s := &service{target: t, process: p, sameIDs: h.SameIDs}
+	if s.seccomp, err = underSeccomp(p.PID); err != nil {
+		p.close()
+		return nil, err
+	}
 	s.seq.Store(h.Seq)
 	img, err := s.OpenImage(ctx, h.Base)
 	if err != nil {

@@ -18,6 +18,7 @@ type thread struct {
 	regs       regs
 	mask       uint64
 	known      bool // state is filled in
+	described  bool // its capture batch has run
 	held       bool // seized
 	awaited    bool // and stopped
 	inCall     bool // it was stopped in a system call
@@ -41,6 +42,7 @@ type tracee struct {
 	pid     int
 	tasks   *os.File // /proc/PID/task
 	arena   arena    // 0 until the service has one
+	options int      // of ptrace, beside PTRACE_O_TRACESYSGOOD
 	threads []thread
 	dirents [4096]byte
 }
@@ -120,10 +122,13 @@ func (t *tracee) stopAnywhere() error {
 }
 
 func (t *tracee) seize(th *thread) error {
-	err := ptrace(unix.PTRACE_SEIZE, th.tid, 0, unix.PTRACE_O_TRACESYSGOOD)
+	err := ptrace(unix.PTRACE_SEIZE, th.tid, 0, uintptr(unix.PTRACE_O_TRACESYSGOOD|t.options))
 	if errors.Is(err, unix.ESRCH) {
 		th.tid = 0
 		return nil
+	}
+	if errors.Is(err, unix.EPERM) && isDead(t.pid) {
+		return fmt.Errorf("process %d: %w", t.pid, engine.ErrGone)
 	}
 	if err != nil {
 		return fmt.Errorf("thread %d of process %d: seize: %w", th.tid, t.pid, err)
@@ -133,6 +138,32 @@ func (t *tracee) seize(th *thread) error {
 		return fmt.Errorf("thread %d of process %d: interrupt: %w", th.tid, t.pid, err)
 	}
 	return nil
+}
+
+// goOn lets the stopped threads run without letting go of them.
+func (t *tracee) goOn() error {
+	for i := range t.threads {
+		if err := ptrace(unix.PTRACE_CONT, t.threads[i].tid, 0, 0); err != nil {
+			return gone(t.pid, err)
+		}
+	}
+	return nil
+}
+
+// stopAgain stops what goOn let run, so that it can be released.
+func (t *tracee) stopAgain() error {
+	for i := range t.threads {
+		th := &t.threads[i]
+		if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
+			return gone(t.pid, err)
+		}
+		th.awaited = false
+	}
+	err := t.awaitAll()
+	for i := range t.threads {
+		t.threads[i].redirected = true // the kernel repeats the stub's own call
+	}
+	return err
 }
 
 // awaitAll waits for every seized thread to stop, also after an error: a thread that was interrupted and is never
