@@ -5,6 +5,7 @@
 static uint64_t sum;
 static volatile uint64_t turns, twin;
 static volatile int stop;
+static pthread_t thread;
 
 static void *spin(void *arg)
 {
@@ -45,14 +46,14 @@ static const char *verify(void)
 static void spoil(void)
 {
 	stop = 1;
+	pthread_join(thread, NULL);
 }
 
 int main(int argc, char **argv)
 {
 	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
-	pthread_t th;
 
-	if (pthread_create(&th, NULL, spin, NULL))
+	if (pthread_create(&thread, NULL, spin, NULL))
 		svc_die("pthread_create");
 	return svc_main(argc, argv, &ops);
 }

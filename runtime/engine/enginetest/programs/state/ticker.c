@@ -4,6 +4,7 @@
 static uint64_t sum;
 static volatile uint64_t ticks;
 static volatile int stop;
+static pthread_t thread;
 
 static void *tick(void *arg)
 {
@@ -34,6 +35,7 @@ static const char *verify(void)
 static void spoil(void)
 {
 	stop = 1;
+	pthread_join(thread, NULL);
 }
 
 static int where(const char *line, char *reply, size_t size)
@@ -47,9 +49,8 @@ static int where(const char *line, char *reply, size_t size)
 int main(int argc, char **argv)
 {
 	static const struct svc_ops ops = { get, mutate, verify, spoil, where };
-	pthread_t th;
 
-	if (pthread_create(&th, NULL, tick, NULL))
+	if (pthread_create(&thread, NULL, tick, NULL))
 		svc_die("pthread_create");
 	return svc_main(argc, argv, &ops);
 }
