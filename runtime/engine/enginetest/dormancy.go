@@ -153,6 +153,7 @@ func (s *suite) busy(t *testing.T) {
 	a.activate()
 	id := a.dial(0)
 	for range 20 {
+		a.verify(id) // the thread computes: one that has not run yet since it was activated may be parked at once
 		if err := a.in.Park(5 * time.Millisecond); !errors.Is(err, engine.ErrBusy) {
 			t.Fatalf("parking a thread that computes: %v, want ErrBusy", err)
 		}
