@@ -80,6 +80,12 @@ type Service interface {
 	Destroy() error
 }
 
+// Sweeper is implemented by a Service that can end what a dead engine had begun and not finished. It is called
+// after Recover, when everything that was journaled has been opened.
+type Sweeper interface {
+	Sweep() error
+}
+
 // Timing says how long a checkpoint took.
 type Timing struct {
 	Capture time.Duration // reading the descriptors

@@ -55,6 +55,7 @@ func (ad *adoption) run(ctx context.Context) (*anchor, error) {
 		ad.pages[0].setRun(runGo)
 		return nil, err
 	}
+	x.own.probation(false)
 	ad.pages[0].setRun(runParked)
 	ad.pages[0].wake(ctlRun)
 	return x, nil
@@ -114,6 +115,9 @@ func (ad *adoption) enter() error {
 	}
 	b, err := newBootstrap(ad.t.PID, leader.tid, &leader.regs)
 	if err != nil {
+		return err
+	}
+	if err := ad.noTimers(b); err != nil {
 		return err
 	}
 	at, err := b.call(unix.SYS_MMAP, 0, arenaSize, unix.PROT_READ|unix.PROT_WRITE,
@@ -189,9 +193,6 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if err := ad.parker.awaitParked(time.Now().Add(adoptPatience)); err != nil {
 		return nil, err
 	}
-	if err := ad.noTimers(); err != nil {
-		return nil, err
-	}
 	for i := range ad.tracee.threads {
 		th := &ad.tracee.threads[i]
 		th.state.readScheduling(th.tid)
@@ -213,6 +214,7 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		return nil, err
 	}
 	ad.pages[1].reset(1)
+	ad.pages[1].probation(true)
 	if _, err := ad.leaderRuns(b); err != nil {
 		return nil, fmt.Errorf("fork the base: %w", err)
 	}
@@ -310,28 +312,24 @@ func (ad *adoption) awaitLeader(slot uint64, b *batch) ([]byte, error) {
 	return enc, nil
 }
 
-// noTimers refuses interval timers, which cannot be seen from outside and which a fork does not inherit.
-func (ad *adoption) noTimers() error {
-	b := &batch{at: uint64(ad.arena) + offBatch, dataAt: uint64(ad.arena) + offData}
-	at := b.reserve(3*32, 8)
-	for which := range 3 {
-		b.call(unix.SYS_GETITIMER, which, at+uint64(which)*32)
-	}
-	if _, err := ad.leaderRuns(b); err != nil {
-		return err
-	}
-	var v [96]byte
-	if err := readMem(ad.t.PID, at, v[:]); err != nil {
-		return err
-	}
+// noTimers refuses interval timers, which cannot be seen from outside and which a fork does not inherit. They are
+// read into the thread's stack, where nothing of its own can be.
+func (ad *adoption) noTimers(b *bootstrap) error {
+	const belowRedZone = 1024
+	at := (b.back.Rsp - belowRedZone) &^ 15
 	for which, name := range []string{"ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"} {
-		le := binary.LittleEndian
-		t := v[which*32:]
-		if le.Uint64(t[16:])|le.Uint64(t[24:]) != 0 {
-			return &engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
+		if _, err := b.call(unix.SYS_GETITIMER, uint64(which), at); err != nil {
+			return err
+		}
+		var v [32]byte
+		if err := readMem(ad.t.PID, at, v[:]); err != nil {
+			return err
+		}
+		if v != [32]byte{} {
+			return errors.Join(&engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
 				Object: "timer " + name, Reason: "an instance would not inherit it",
 				WayOut: "use a timerfd or a timeout of the event loop instead",
-			}}}
+			}}}, b.clear())
 		}
 	}
 	return nil

@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -200,7 +203,7 @@ func (a *anchor) loadChild(child *batch, side int) error {
 		return fmt.Errorf("batch of %d system calls is too large", len(child.entries))
 	}
 	head := make([]byte, ctxSize)
-	stubContext{batch: child.at, n: len(child.entries), kind: kindAgent, ctl: a.arena.ctl(side)}.put(head)
+	stubContext{batch: child.at, n: len(child.entries), kind: kindAgent, ctl: a.arena.ctl(side), limitS: provisional}.put(head)
 	return gone(a.PID, errors.Join(
 		writeMem(a.PID, child.at, enc),
 		writeMem(a.PID, child.dataAt, child.data),
@@ -264,7 +267,42 @@ func (h anchorHandle) open() (*anchor, error) {
 		a.close()
 		return nil, err
 	}
+	if err := a.tidy(); err != nil {
+		a.release()
+		return nil, err
+	}
 	return a, nil
+}
+
+// tidy finishes what an engine that died had begun: the agent comes to the end of its batch by itself, and what the
+// next batch would have closed is closed now.
+func (a *anchor) tidy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), opPatience)
+	defer cancel()
+	if err := a.own.await(ctx, atomic.LoadUint32(a.own.word(ctlCmd)), a.alive); err != nil {
+		return err
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", a.PID)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return gone(a.PID, err)
+	}
+	b := a.batch()
+	for _, n := range names {
+		link, err := os.Readlink(dir + "/" + n.Name())
+		if err != nil {
+			return gone(a.PID, err)
+		}
+		fd, err := strconv.Atoi(n.Name())
+		if err != nil {
+			return err
+		}
+		if link == "/memfd:corsa (deleted)" || link == "anon_inode:[pidfd]" {
+			b.call(unix.SYS_CLOSE, fd)
+		}
+	}
+	_, err = a.exec(ctx, b)
+	return err
 }
 
 // placeholders makes the child of a fork put something harmless in the place of descriptors that it must not

@@ -9,6 +9,6 @@ import (
 
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{Refuses: map[string]string{
-		"dontfork": "mapping", "epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal",
+		"dontfork": "mapping", "epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal", "init": "process", "socketpair-dgram": "socket pair",
 	}})
 }

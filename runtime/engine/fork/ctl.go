@@ -99,3 +99,12 @@ func (c *ctl) reset(first uint32) {
 }
 
 func (c *ctl) running() bool { return atomic.LoadUint32(c.word(ctlRun)) == runGo }
+
+// probation makes an agent that has not started end by itself after its context's limit, until it is over.
+func (c *ctl) probation(on bool) {
+	v := uint32(0)
+	if on {
+		v = 1
+	}
+	atomic.StoreUint32(c.word(ctlTerm), v)
+}

@@ -58,6 +58,7 @@ const (
 	ctlCmd  = 0
 	ctlDone = 64
 	ctlRun  = 128
+	ctlTerm = 192 // not 0: an agent on probation, which ends when its limit passes
 )
 
 // Values of the run word.

@@ -61,7 +61,13 @@ func (s *service) forget(e ender) {
 
 // Adopt implements engine.Engine.
 func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
+	}
 	if err := precheck(t); err != nil {
+		return nil, err
+	}
+	if err := releaseAbandoned(t.PID); err != nil {
 		return nil, err
 	}
 	id, err := identify(t.PID)

@@ -18,6 +18,7 @@ type thread struct {
 	regs       regs
 	mask       uint64
 	known      bool // state is filled in
+	broken     bool // it was parked in the middle of a transaction
 	described  bool // its capture batch has run
 	held       bool // seized
 	awaited    bool // and stopped
@@ -77,7 +78,9 @@ func (t *tracee) stop(limit time.Duration) error {
 	}
 	if limit == 0 {
 		for i := range t.threads {
-			rewind(&t.threads[i].regs)
+			th := &t.threads[i]
+			th.broken = !t.atRest(th)
+			rewind(&th.regs)
 		}
 		return nil
 	}
@@ -87,6 +90,7 @@ func (t *tracee) stop(limit time.Duration) error {
 			t.release()
 			return err
 		}
+		t.threads[i].broken = false
 		rewind(&t.threads[i].regs)
 	}
 	return nil
@@ -239,9 +243,18 @@ func (t *tracee) await(th *thread) error {
 	}
 }
 
+// atRest reports whether the stopped thread is between transactions; for one that has not left the stub since it
+// was activated, whether it was when it was parked.
+func (t *tracee) atRest(th *thread) bool {
+	if t.arena.inStub(th.regs.Rip) {
+		return !th.broken
+	}
+	return atBoundary(&th.regs)
+}
+
 // walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
 func (t *tracee) walk(th *thread, deadline time.Time) error {
-	for !atBoundary(&th.regs) && !t.arena.inStub(th.regs.Rip) {
+	for !t.atRest(th) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("thread %d of process %d is not waiting: %w", th.tid, t.pid, engine.ErrBusy)
 		}
@@ -249,7 +262,7 @@ func (t *tracee) walk(th *thread, deadline time.Time) error {
 		if err != nil {
 			return err
 		}
-		if !entered {
+		if !entered || t.arena.inStub(th.regs.Rip) {
 			continue
 		}
 		switch classify(th.regs.Orig_rax) & waitKindMask {

@@ -33,9 +33,11 @@
 #define CTL_CMD    0
 #define CTL_DONE   64
 #define CTL_RUN    128
+#define CTL_TERM   192
 
 #define SYS_rt_sigreturn 15
 #define SYS_futex        202
+#define SYS_exit_group   231
 
 // ARG loads argument i of the entry into reg: an immediate, the result of an earlier entry, or an int in memory.
 #define ARG(i, reg) \
@@ -124,9 +126,20 @@ agentwait:
 	LEAQ CTL_CMD(R15), DI
 	XORL SI, SI               // FUTEX_WAIT
 	XORL R10, R10
+	CMPL CTL_TERM(R15), $0    // on probation: end if nobody takes it over in time
+	JEQ  settled
+	LEAQ CTX_LIMIT(R12), R10
+
+settled:
 	MOVL $SYS_futex, AX
 	SYSCALL
-	JMP  agentwait
+	CMPQ AX, $-110            // ETIMEDOUT
+	JNE  agentwait
+	CMPL CTL_TERM(R15), $0
+	JEQ  agentwait
+	XORL DI, DI
+	MOVL $SYS_exit_group, AX
+	SYSCALL
 
 thread:
 	MOVL $1, CTX_PARKED(R12)

@@ -1,0 +1,96 @@
+package fork
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const ctlLink = "/memfd:corsa (deleted)"
+
+// releaseAbandoned wakes a process that an engine had parked when it died, before anyone took note of it.
+func releaseAbandoned(pid int) error {
+	maps, err := readMaps(pid)
+	if err != nil {
+		return err
+	}
+	for _, m := range maps {
+		if m.Path != ctlLink {
+			continue
+		}
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End), unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("control page of process %d: %w", pid, gone(pid, err))
+		}
+		c, err := mapCtl(fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		c.setRun(runGo)
+		if err := c.close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sweep implements engine.Sweeper: it ends forks of this service that a dead engine had made and nobody knows of.
+func (s *service) Sweep() error {
+	known := map[int]bool{os.Getpid(): true, s.process.PID: true, s.base.a.PID: true}
+	s.liveMu.Lock()
+	for e := range s.live {
+		switch e := e.(type) {
+		case *instance:
+			known[e.a.PID], known[e.leader.PID], known[e.initp.PID] = true, true, true
+		case *image:
+			known[e.a.PID] = true
+		}
+	}
+	s.liveMu.Unlock()
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, dir := range procs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || known[pid] || !s.related(dir) {
+			continue
+		}
+		id, err := identify(pid)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		if p, err := id.reopen(); err == nil {
+			s.target.Log.WithField("pid", pid).Info("ending a fork that the last monitor had left unfinished")
+			errs = errors.Join(errs, p.end())
+			p.close()
+		}
+	}
+	return errs
+}
+
+// related reports whether the process is a fork of this service: it has the same program and the same arena.
+func (s *service) related(dir string) bool {
+	exe, err := os.Readlink(dir + "/exe")
+	if err != nil {
+		return false
+	}
+	mine, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", s.process.PID))
+	if err != nil || exe != mine {
+		return false
+	}
+	for side := range 2 {
+		at := s.base.a.arena.ctl(side)
+		link, err := os.Readlink(fmt.Sprintf("%s/map_files/%x-%x", dir, at, at+pageSize))
+		if err == nil && link == ctlLink {
+			return true
+		}
+	}
+	return false
+}
