@@ -51,6 +51,12 @@ func (m *Monitor) takeOver(ctx context.Context, output *os.File) error {
 			return errors.Join(err, m.eng.Close(), m.ledger.close())
 		}
 	}
+	if sweeper, ok := m.eng.(engine.Sweeper); ok {
+		// What is left over costs memory and nothing else: a failure to end it is no reason not to serve.
+		if err := sweeper.Sweep(); err != nil {
+			m.log.WithError(err).Warn("the last monitor's unfinished work could not be ended")
+		}
+	}
 	return nil
 }
 
