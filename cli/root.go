@@ -27,6 +27,7 @@ var verbs = []func(*globals) *cobra.Command{
 	newKillCommand,
 	newListCommand,
 	newLogCommand,
+	newMeasureCommand,
 	newMonitorCommand,
 	newPauseCommand,
 	newPsCommand,

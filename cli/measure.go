@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/measure"
+)
+
+func newMeasureCommand(*globals) *cobra.Command {
+	var format outputFormat
+	var o measure.Options
+	var services []string
+	cmd := &cobra.Command{
+		Use:   "measure [flags]",
+		Short: "Measure what private instances cost on this machine",
+		Long: "Measure starts services of several sizes, has them adopted and measures a change of app, a checkpoint, a restore\n" +
+			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
+			"minutes, needs python3 and redis-server, and removes everything that it made.",
+		Args: cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("apps") && o.Apps < 2 {
+				return fmt.Errorf("--apps %d: must be at least 2", o.Apps)
+			}
+			for _, s := range services {
+				name, err := measure.ParseService(s)
+				if err != nil {
+					return fmt.Errorf("--service: %w", err)
+				}
+				o.Services = append(o.Services, name)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.Corsa, err = os.Executable(); err != nil {
+				return err
+			}
+			o.Progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+			defer stop()
+			report, err := measure.Run(ctx, o)
+			if err != nil {
+				return err
+			}
+			if format.json() {
+				return printJSON(cmd.OutOrStdout(), report)
+			}
+			return printMeasured(cmd.OutOrStdout(), report)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads or a size in MiB; may be repeated (default: all)")
+	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --quick 16)")
+	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
+	addFormatFlags(cmd, &format)
+	return cmd
+}

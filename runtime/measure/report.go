@@ -1,0 +1,119 @@
+// Package measure runs the feasibility study of a service with private instances on this machine: what a switch, a
+// checkpoint and a restore cost, against what the kernel's own primitives cost in the same run.
+package measure
+
+import (
+	"slices"
+	"time"
+)
+
+// Report is what one run found.
+type Report struct {
+	Host   Host     `json:"host"`
+	Began  string   `json:"began"`          // RFC 3339
+	Took   float64  `json:"took"`           // seconds
+	Quick  bool     `json:"quick"`          // fewer services and shorter loops
+	Rows   []Row    `json:"rows"`           // in the order in which they were measured
+	Absent []string `json:"absent"`         // what could not be measured here, and why
+	Method []string `json:"method"`         // how the rows came about
+	Wide   int      `json:"apps,omitempty"` // most apps at once
+}
+
+// Row is one quantity of one service.
+type Row struct {
+	Name     string          `json:"name"`
+	Service  string          `json:"service"`
+	CPU      string          `json:"cpu"` // PinnedCPU or AnyCPU
+	Value    Dist            `json:"value"`
+	Parts    map[string]Dist `json:"parts,omitempty"` // what Value was made of
+	Baseline *Baseline       `json:"baseline,omitempty"`
+	Relation string          `json:"relation,omitempty"` // "ratio" or "excess": what Result is
+	Result   float64         `json:"result,omitempty"`   // of the p50: a ratio, or an excess in Value's unit
+	Target   float64         `json:"target,omitempty"`   // the most that Result, or without one the p50, should be; 0: none
+	Met      bool            `json:"met,omitempty"`      // only where there is a target
+	Note     string          `json:"note,omitempty"`
+}
+
+// Baseline is what a row is compared with, measured in the same run.
+type Baseline struct {
+	Name  string `json:"name"`
+	Value Dist   `json:"value"`
+}
+
+// Where the parties of a measurement run.
+const (
+	PinnedCPU = "one" // client and service on one CPU
+	AnyCPU    = "any" // wherever the kernel puts them
+)
+
+// Dist describes a sample.
+type Dist struct {
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	Min  float64 `json:"min"`
+	N    int     `json:"n"`
+	Unit string  `json:"unit"` // "µs" or "KiB"
+}
+
+// describe sorts s, which may not be empty.
+func describe(s []time.Duration) Dist {
+	slices.Sort(s)
+	us := func(d time.Duration) float64 { return float64(d) / 1e3 }
+	return Dist{P50: us(s[len(s)/2]), P99: us(s[len(s)*99/100]), Min: us(s[0]), N: len(s), Unit: "µs"}
+}
+
+// minus says how far d is above the ordinary value of e. The tail of e says nothing about that of d.
+func (d Dist) minus(e Dist) Dist {
+	return Dist{P50: d.P50 - e.P50, P99: d.P99 - e.P50, Min: d.Min - e.Min, N: min(d.N, e.N), Unit: d.Unit}
+}
+
+// ratio compares with b: target is how many times b's p50 is good.
+func (r Row) ratio(name string, b Dist, target float64) Row {
+	r.Baseline, r.Relation, r.Result = &Baseline{name, b}, "ratio", r.Value.P50/b.P50
+	return r.aim(target, r.Result)
+}
+
+// excess compares with b: target is how many µs above b's p50 are good.
+func (r Row) excess(name string, b Dist, target float64) Row {
+	r.Baseline, r.Relation, r.Result = &Baseline{name, b}, "excess", r.Value.P50-b.P50
+	return r.aim(target, r.Result)
+}
+
+func (r Row) aim(target, result float64) Row {
+	r.Target = target
+	r.Met = target > 0 && result <= target
+	return r
+}
+
+// The targets, at p50.
+const (
+	targetSwitch      = 2.5  // of a pipe ping-pong; one thread, pinned
+	targetPause       = 60   // µs above fork(); one thread
+	targetPauseMany   = 250  // µs above fork(); eight threads
+	targetGet         = 1.6  // of a direct GET
+	targetRestore     = 5000 // µs
+	threadsOfThreaded = 8
+)
+
+func methods() []string {
+	return []string{
+		"All times are in µs, from the monotonic clock of one client thread, which makes raw system calls. Where a row is a " +
+			"difference, p50 and p99 are those of the first term minus the p50 of the second, and min is that of the minima.",
+		"Services: N MiB and \"threads\" are a python3 program with one connection handler on epoll and N (16) MiB of touched memory, " +
+			"one-threaded or with seven more threads that wait; redis is redis-server with 20,000 keys.",
+		"CPU \"one\": client and service pinned to the same CPU; \"any\": no affinity.",
+		"switch t_R: p50 of a request to a dormant instance (write, activate, read the reply) minus p50 of the same request to the " +
+			"instance while it is active. Two instances take turns; parking is off the clock and stated beside it. " +
+			"Baseline: one byte through two pipes to cat and back.",
+		"pause t_C: park the instance, read its descriptors, duplicate its memory: until it could run again. total: until the " +
+			"engine returns, which is when the app goes on. Baseline: fork() by the same instance, in turns with the checkpoints.",
+		"COW tax: a request that writes to so many pages, in an instance activated after a checkpoint, minus the same after parking " +
+			"alone. It includes the pages that the interpreter itself writes to.",
+		"GET: one connection of one client to redis-server under `corsa serve`, in turns with a redis-server without corsa.",
+		"turn: write a request to the next of so many instances, activate it, read the reply, park it. The rate is turns per second of all.",
+		"dormant: growth of the kernel's MemAvailable per instance added, which other load on the machine disturbs; unique: the " +
+			"private pages of a dormant instance, mean of 16.",
+		"restore: SIGKILL to the instance, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
+			"reply on that connection.",
+	}
+}

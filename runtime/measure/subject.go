@@ -1,0 +1,253 @@
+package measure
+
+import (
+	"context"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fork"
+)
+
+//go:embed service.py
+var pythonService string
+
+// subject is an adopted service.
+type subject struct {
+	name    string
+	threads int
+	sized   bool // speaks the protocol of service.py
+	dir     string
+	cmd     *exec.Cmd
+	svc     engine.Service
+	echo    []byte // a request that changes nothing
+	reply   int    // length of its reply
+	conns   engine.ConnID
+}
+
+// startSubject starts a service and has the fork engine adopt it. name is "redis", "threads" or a number of MiB.
+func startSubject(ctx context.Context, dir, name string) (*subject, error) {
+	s := &subject{name: name, dir: filepath.Join(dir, name), threads: 1, sized: true, echo: operation('e', 0), reply: 16}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.dir, "s.sock")
+	switch name {
+	case "redis":
+		s.sized, s.echo, s.reply, s.threads = false, []byte("GET none\r\n"), len("$-1\r\n"), 5
+		s.cmd = redisCommand(path, s.dir)
+	case "threads":
+		s.threads = threadsOfThreaded
+		s.cmd = exec.Command("python3", "-c", pythonService, path, "16", strconv.Itoa(s.threads))
+	default:
+		s.cmd = exec.Command("python3", "-c", pythonService, path, name, "1")
+		s.name += " MiB"
+	}
+	if err := s.start(ctx, path); err != nil {
+		return nil, errors.Join(fmt.Errorf("service %s: %w", s.name, err), s.close())
+	}
+	return s, nil
+}
+
+func redisCommand(path, dir string) *exec.Cmd {
+	return exec.Command("redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no",
+		"--dir", dir, "--enable-debug-command", "yes")
+}
+
+// startLimit is how long a service may take until it answers and is adopted.
+const startLimit = 30 * time.Second
+
+func (s *subject) start(ctx context.Context, path string) error {
+	s.cmd.Dir = s.dir
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("%s is not ready after %v", s.cmd.Path, startLimit))
+	defer cancel()
+	c, err := dialPath(ctx, path)
+	if err == nil && !s.sized {
+		err = c.populate()
+	}
+	if err == nil {
+		err = c.ask(s.echo, s.reply)
+	}
+	if err != nil {
+		return fmt.Errorf("it does not answer: %w", err)
+	}
+	c.close()
+	// The service has to have closed its end, or it has a connection that nobody can name.
+	if err := awaitClosed(ctx, s.cmd.Process.Pid); err != nil {
+		return err
+	}
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	s.svc, err = fork.New().Adopt(ctx, engine.Target{
+		PID: s.cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: path}}, Dir: s.dir, Log: logrus.NewEntry(quiet),
+	})
+	return err
+}
+
+// awaitClosed waits until only the listening socket is left.
+func awaitClosed(ctx context.Context, pid int) error {
+	for range 500 {
+		open, err := socketInodes(pid)
+		if err != nil {
+			return err
+		}
+		if len(open) <= 1 {
+			return nil
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("process %d does not close a connection that was closed", pid)
+}
+
+// pause waits a little for somebody else.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(5 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// close ends the service and everything made of it.
+func (s *subject) close() error {
+	var err error
+	if s.svc != nil {
+		err = s.svc.Destroy()
+	}
+	if s.cmd.Process != nil {
+		_ = s.cmd.Process.Kill() // it may be dead and reaped already
+		_ = s.cmd.Wait()
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// operation is a request of service.py.
+func operation(op byte, n int) []byte {
+	b := make([]byte, 16)
+	b[0] = op
+	binary.LittleEndian.PutUint64(b[8:], uint64(n))
+	return b
+}
+
+// app is one client with its instance.
+type app struct {
+	*conn
+	s     *subject
+	in    engine.Instance
+	id    engine.ConnID
+	conns engine.Conns
+}
+
+// newApp branches an instance from the base, connects to it and lets it answer a few times. It is dormant then.
+func (s *subject) newApp(ctx context.Context) (*app, error) {
+	in, _, err := s.svc.Branch(ctx, s.svc.Base(), nil)
+	if err != nil {
+		return nil, err
+	}
+	a := &app{s: s, in: in}
+	if err := a.connect(); err != nil {
+		return nil, errors.Join(err, a.end())
+	}
+	return a, nil
+}
+
+func (a *app) connect() error {
+	before, err := socketInodes(a.in.PID())
+	if err != nil {
+		return err
+	}
+	fd, err := a.in.Dial(0)
+	if err != nil {
+		return err
+	}
+	if a.conn, err = newConn(fd); err != nil {
+		return err
+	}
+	if err := a.in.Activate(); err != nil {
+		return err
+	}
+	for range 20 {
+		if err := a.ask(a.s.echo, a.s.reply); err != nil {
+			return err
+		}
+	}
+	after, err := socketInodes(a.in.PID())
+	if err != nil {
+		return err
+	}
+	a.s.conns++
+	a.id, a.conns = a.s.conns, engine.Conns{}
+	for inode := range after {
+		if !before[inode] {
+			a.conns[inode] = a.id
+		}
+	}
+	if len(a.conns) != 1 {
+		return fmt.Errorf("instance %d: one connection made %d sockets", a.in.PID(), len(a.conns))
+	}
+	return a.park()
+}
+
+// parkLimit is how long an instance may take to reach a transaction boundary.
+const parkLimit = 5 * time.Second
+
+func (a *app) park() error { return a.in.Park(parkLimit) }
+
+// turn has a dormant instance answer: the request is there when it wakes up.
+func (a *app) turn(request []byte, reply int) error {
+	if err := a.send(request); err != nil {
+		return err
+	}
+	if err := a.in.Activate(); err != nil {
+		return err
+	}
+	return a.receive(reply)
+}
+
+func (a *app) end() error {
+	if a.conn != nil {
+		a.close()
+	}
+	return a.in.Kill()
+}
+
+// socketInodes are the sockets that a process has open.
+func socketInodes(pid int) (map[uint64]bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := map[uint64]bool{}
+	for _, n := range names {
+		link, err := os.Readlink(filepath.Join(dir, n.Name()))
+		if errors.Is(err, unix.ENOENT) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		var inode uint64
+		if _, err := fmt.Sscanf(link, "socket:[%d]", &inode); err == nil {
+			m[inode] = true
+		}
+	}
+	return m, nil
+}
