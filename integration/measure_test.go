@@ -1,0 +1,62 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMeasure(t *testing.T) {
+	needs(t, "redis-server")
+	c := newCorsa(t)
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	var report struct {
+		Rows []struct {
+			Name, Service string
+			Value         struct{ P50 float64 }
+		}
+		Method []string
+	}
+	if err := json.Unmarshal([]byte(c.ok("measure", "--quick", "--service", "redis", "--apps", "2", "--json")), &report); err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, r := range report.Rows {
+		have[r.Name] = true
+		if r.Service != "redis" || r.Value.P50 <= 0 && r.Name != "switch t_R" { // that is a difference
+			t.Errorf("row %+v", r)
+		}
+	}
+	for _, name := range []string{"switch t_R", "pause t_C", "restore", "GET", "turn", "dormant, unique"} {
+		if !have[name] {
+			t.Errorf("no row %q in %+v", name, report.Rows)
+		}
+	}
+	if len(report.Method) == 0 {
+		t.Error("it does not say how it measured")
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range lines {
+		// A process that has gone meanwhile is none that was left.
+		if b, _ := os.ReadFile(f); strings.Contains(string(b), dir) {
+			t.Errorf("%s still runs %q", filepath.Dir(f), b)
+		}
+	}
+}
+
+func TestMeasureUsage(t *testing.T) {
+	c := newCorsa(t)
+	c.fails(2, "at least 2", "measure", "--apps", "1")
+	c.fails(2, "redis, threads or a number of MiB", "measure", "--service", "1,nginx")
+	c.fails(2, "unknown", "measure", "extra")
+}
