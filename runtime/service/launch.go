@@ -85,17 +85,22 @@ func launch(ctx context.Context, r Ref, output *os.File, takeOver bool) error {
 	}()
 	select {
 	case data := <-answer:
-		return parseReadiness(r, data)
+		err = parseReadiness(r, data)
 	case <-ctx.Done():
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		err = fmt.Errorf("service %q: start: %w", r.ID, context.Cause(ctx))
 	}
-	_ = cmd.Process.Signal(unix.SIGTERM)
+	if err == nil {
+		return nil
+	}
+	// It is about to end, and nothing is to be left.
 	select {
 	case <-reaped:
 	case <-time.After(abandonLimit):
 		_ = cmd.Process.Kill()
 		<-reaped
 	}
-	return fmt.Errorf("service %q: start: %w", r.ID, context.Cause(ctx))
+	return err
 }
 
 func parseReadiness(r Ref, data []byte) error {

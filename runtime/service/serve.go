@@ -16,6 +16,9 @@ import (
 	"corsa.dev/corsa/spec"
 )
 
+// stopLimit is how long a monitor may take to end its service; its supervisor, to follow.
+const stopLimit = 15 * time.Second
+
 // ServeOptions say what Serve runs.
 type ServeOptions struct {
 	Ref
@@ -123,51 +126,34 @@ func Stop(ctx context.Context, r Ref) error {
 	l := r.layout()
 	c := newClient(r)
 	defer c.Close()
-	deadline := time.Now().Add(answerLimit)
-	for {
+	for asked := time.Now(); ; {
 		k, err := l.tryLock()
 		switch {
 		case err == nil:
 			if err := errors.Join(stopOffline(l), k.release()); err != nil {
 				return err
 			}
-			return within(ctx, answerLimit, l.awaitNoSupervisor)
+			return within(ctx, stopLimit, l.awaitNoSupervisor)
 		case !errors.Is(err, errLocked):
 			return err
 		}
-		err = c.stop(ctx)
-		if err == nil && l.awaitRelease(ctx, deadline) {
-			continue // takes the lock to see whether all is gone
+		// An answer is no proof and an error no refusal, if it starts or dies just now: the lock decides.
+		err = within(ctx, stopLimit, c.stop)
+		if err != nil && !lostMonitor(err) && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+			return err
 		}
-		if time.Now().After(deadline) {
-			// It neither answers nor ends. What it holds is ended below, without it.
-			if pid := l.holder(); pid > 1 && pid != os.Getpid() {
-				if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-					return fmt.Errorf("monitor %d does not answer: %w", pid, err)
-				}
+		if pid := l.holder(); time.Since(asked) > stopLimit && pid > 1 {
+			// It does not end. What it has is ended above, without it.
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("service %q: monitor %d does not end: %w", r.ID, pid, err)
 			}
 		}
 		select {
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// awaitRelease waits until the lock is free.
-func (l layout) awaitRelease(ctx context.Context, deadline time.Time) bool {
-	for time.Now().Before(deadline) && ctx.Err() == nil {
-		k, err := l.tryLock()
-		if err == nil {
-			return k.release() == nil
-		}
-		if !errors.Is(err, errLocked) {
-			return true
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-	return false
 }
 
 // stopOffline ends a service whose monitor is gone. The caller has the lock, so no other one takes over meanwhile.
