@@ -374,7 +374,7 @@ func (s *service) Destroy() error {
 		err = errors.Join(err, e.endNow())
 	}
 	if s.base != nil {
-		err = s.base.a.end()
+		err = errors.Join(err, s.Sweep(), s.base.a.end())
 	}
 	err = errors.Join(err, s.process.end())
 	return errors.Join(err, s.Close())
