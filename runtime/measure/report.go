@@ -114,6 +114,6 @@ func methods() []string {
 		"dormant: growth of the kernel's MemAvailable per instance added, which other load on the machine disturbs; unique: the " +
 			"private pages of a dormant instance, mean of 16.",
 		"restore: SIGKILL to the instance, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
-			"reply on that connection.",
+			"reply on that connection. Clearing away the dead instance is not included.",
 	}
 }
