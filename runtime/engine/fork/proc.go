@@ -110,25 +110,32 @@ func readMaps(pid int) ([]mapping, error) {
 	}
 	var out []mapping
 	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		lo, hi, ok := strings.Cut(f[0], "-")
-		if !ok || len(f) < 5 {
-			return nil, fmt.Errorf("/proc/%d/maps: malformed line %q", pid, line)
-		}
-		var m mapping
-		if m.Start, err = strconv.ParseUint(lo, 16, 64); err != nil {
+		m, err := parseMapping(line)
+		if err != nil {
 			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
-		}
-		if m.End, err = strconv.ParseUint(hi, 16, 64); err != nil {
-			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
-		}
-		m.Perms = f[1]
-		if len(f) > 5 {
-			m.Path = strings.Join(f[5:], " ")
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+func parseMapping(line string) (m mapping, err error) {
+	f := strings.Fields(line)
+	if len(f) < 5 {
+		return m, fmt.Errorf("malformed line %q", line)
+	}
+	lo, hi, _ := strings.Cut(f[0], "-")
+	if m.Start, err = strconv.ParseUint(lo, 16, 64); err != nil {
+		return m, err
+	}
+	if m.End, err = strconv.ParseUint(hi, 16, 64); err != nil {
+		return m, err
+	}
+	m.Perms = f[1]
+	if len(f) > 5 {
+		m.Path = strings.Join(f[5:], " ")
+	}
+	return m, nil
 }
 
 // memory reads /proc/PID/smaps_rollup.

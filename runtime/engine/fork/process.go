@@ -96,21 +96,22 @@ func (p *process) close() {
 
 // sharedAnonymous lists the shared anonymous mappings of a process: fork would leave them shared with the child.
 func sharedAnonymous(pid int) ([]mapping, error) {
-	maps, err := readMaps(pid)
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
-		return nil, err
+		return nil, gone(pid, err)
 	}
 	var out []mapping
-	for _, m := range maps {
+	for line := range bytes.Lines(b) {
+		if !bytes.Contains(line, []byte("/dev/zero")) {
+			continue // most lines: parsing them all would double the time of a checkpoint
+		}
+		m, err := parseMapping(string(line))
+		if err != nil {
+			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
+		}
 		if m.sharedAnonymous() {
 			out = append(out, m)
 		}
 	}
 	return out, nil
-}
-
-// readString reads a NUL-terminated string out of b.
-func readString(b []byte) string {
-	s, _, _ := bytes.Cut(b, []byte{0})
-	return string(s)
 }
