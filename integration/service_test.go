@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,6 +149,92 @@ func TestOnCrashStop(t *testing.T) {
 	s.app(2002).expect("+PONG", "ping")
 	s.ok("restore", "--app", "2001", "--to", "base", s.id)
 	s.app(2001).expect("+PONG", "ping")
+}
+
+// TestRetry serves a program that dies of a request the first time that it gets it, whatever its memory says.
+func TestRetry(t *testing.T) {
+	needs(t, "python3")
+	dir := publicDir(t)
+	script, seen := filepath.Join(dir, "once.py"), filepath.Join(publicDir(t), "seen")
+	if err := os.Mkdir(seen, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(script, []byte(`
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o777); s.listen()
+while True:
+    c, _ = s.accept()
+    while True:
+        words = c.recv(1000).decode().split("\r\n")
+        if len(words) < 2: break
+        mark = os.path.join(sys.argv[2], words[2])
+        if words[2] != "ping" and not os.path.exists(mark):
+            os.mkdir(mark)
+            os.abort()
+        c.sendall(b"+%s\r\n" % words[2].encode())
+    c.close()
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []struct {
+		name, request string
+		checkpoint    bool // take one, which has the connection in it
+	}{
+		{"from the base", "one", false},
+		{"from a checkpoint", "two", true},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			s := &served{corsa: newCorsa(t), id: "once", socket: filepath.Join(publicDir(t), "s.sock")}
+			s.ok("serve", "-d", "--id", s.id, "--socket", s.socket, "--on-crash", "retry=1", "--writable", seen, "--writable", script,
+				"--", "python3", script, s.socket, seen)
+			a := s.app(2001)
+			a.expect("+ping", "ping")
+			if v.checkpoint {
+				s.checkpoint(2001)
+			}
+			a.expect("+"+v.request, v.request)
+			if n := s.apps()["uid:2001"].Crashes; n != 1 {
+				t.Errorf("%d crashes", n)
+			}
+			a.expect("+ping", "ping")
+		})
+	}
+}
+
+func TestRetryGivesUp(t *testing.T) {
+	s := serveRedis(t, "--on-crash", "retry=2")
+	s.app(2001).dies("debug", "segfault")
+	if n := s.apps()["uid:2001"].Crashes; n != 3 {
+		t.Errorf("%d crashes, want the first and two more", n)
+	}
+}
+
+func TestTCPService(t *testing.T) {
+	c := newCorsa(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	c.ok("serve", "-d", "--id", "tcp", "--tcp", addr, "--app-key", "connection", "--",
+		"redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--protected-mode", "no")
+	dial := func() *client {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return newClient(t, conn)
+	}
+	a, b := dial(), dial()
+	a.expect(":1", "incr", "n")
+	a.expect(":2", "incr", "n")
+	b.expect(":1", "incr", "n")
+	a.expect(":3", "incr", "n")
 }
 
 func TestServiceErrors(t *testing.T) {

@@ -117,6 +117,9 @@ func (g *Gate) dial(c *conn) {
 	a.fresh = append(a.fresh, c)
 	g.attach(c, fd, 0)
 	if !c.closed {
+		g.redeliver(c)
+	}
+	if !c.closed {
 		g.rouse(a)
 		g.queue(c)
 	}

@@ -230,6 +230,7 @@ func (g *Gate) replace(a *app, rep gate.Replacement) {
 			continue
 		}
 		g.empty(&c.up)
+		c.imaged = c.imaged && plumbed
 		if plumbed {
 			delete(byID, c.id)
 			g.attach(c, p.FD, p.Inode)
