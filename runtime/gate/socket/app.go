@@ -40,7 +40,7 @@ type app struct {
 	conns  []*conn         // in no order
 
 	ready    []*conn // have input that was not admitted
-	undialed []*conn // the instance's backlog had no room
+	undialed []*conn // came while the instance was held, or its backlog had no room
 	fresh    []*conn // not known to be accepted by the service
 	dirty    []*conn // got bytes since the app was last quiet
 

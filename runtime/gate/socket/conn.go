@@ -92,7 +92,8 @@ func (g *Gate) admitConn(a *app, id engine.ConnID, endpoint, fd int) {
 		g.dial(c)
 	case phaseDown:
 		g.refuse(c)
-	case phaseBusy:
+	case phaseBusy: // dialled when the instance is let go on; a new one is dialled for every connection anyway
+		a.undialed = append(a.undialed, c)
 	}
 }
 
@@ -144,7 +145,7 @@ func (g *Gate) attach(c *conn, fd int, ino uint64) {
 	}
 }
 
-// dialWaiting tries again what the backlog had no room for.
+// dialWaiting dials what came while the instance was held, and tries again what its backlog had no room for.
 func (g *Gate) dialWaiting(a *app) {
 	again := a.undialed
 	a.undialed = nil

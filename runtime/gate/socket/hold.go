@@ -197,7 +197,11 @@ func (g *Gate) startCheckpoint(a *app) {
 
 // goOn continues with the instance that a had before. It is woken if nobody else is likely to be next.
 func (g *Gate) goOn(a *app, wake bool) {
-	if !g.resume(a) || a.settleFrom != 0 || !wake {
+	if !g.resume(a) {
+		return
+	}
+	g.dialWaiting(a)
+	if a.phase != phaseReady || a.settleFrom != 0 || !wake {
 		return
 	}
 	if !g.strict {
