@@ -140,10 +140,8 @@ func TestCheckPassesWhatIsDeclared(t *testing.T) {
 
 func TestCheckOfAContainer(t *testing.T) {
 	c := newCorsa(t)
-	declare := func(s *specs.Spec) {
-		s.Annotations = map[string]string{"dev.corsa.socket": "/run/s", "dev.corsa.shared": "/data"}
-	}
-	dir, id := busyboxBundle(t, c, declare, "sleep", "1000"), containerID(t)
+	// A container that declares no service: one that does has to listen before it is started.
+	dir, id := busyboxBundle(t, c, func(*specs.Spec) {}, "sleep", "1000"), containerID(t)
 	c.ok("create", "--bundle", dir, id)
 	c.fails(1, "corsa start "+id, "check", id)
 	c.ok("start", id)

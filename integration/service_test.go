@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -313,5 +314,19 @@ s.accept()
 				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 			}
 		})
+	}
+}
+
+// Clients come and go while a checkpoint after every transaction holds the app's instance.
+func TestConnectionsDuringCheckpoints(t *testing.T) {
+	s := serveRedis(t, "--checkpoint", "every")
+	for i := range 30 {
+		c := s.app(2001)
+		if got, err := c.ask("INCR", "n"); err != nil || got != ":"+strconv.Itoa(i+1) {
+			t.Fatalf("connection %d: %q, %v", i, got, err)
+		}
+		if err := c.conn.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,6 +112,14 @@ func precheck(t engine.Target) error {
 	report, err := check.Process(t.PID, checkOptions(t, true))
 	if err != nil {
 		return err
+	}
+	for i, a := range t.Listeners {
+		if !slices.ContainsFunc(report.FDs, func(f check.FD) bool { return f.Kind == check.KindListener && f.Listener == i }) {
+			report.Blockers = append(report.Blockers, engine.Blocker{
+				Object: "listener " + a.Address, Reason: "the service does not listen there, so no app could reach an instance",
+				WayOut: "declare the address that the service is configured with",
+			})
+		}
 	}
 	return report.Err()
 }
