@@ -16,7 +16,8 @@ import (
 	"unicode/utf8"
 )
 
-// App is an app key as it is written everywhere: "uid:2001", "pid:77", "cgroup:/user.slice/a", "conn:12".
+// App is an app key as it is written everywhere: "uid:2001", "pid:77.8042" (a pid and its start time, since pids are
+// used again), "cgroup:/user.slice/a", "conn:12".
 type App string
 
 // ErrBadApp says that a text does not name an app.
@@ -33,7 +34,15 @@ func ParseApp(s string) (App, error) {
 	case "uid":
 		return parseNumber(s, kind, value, 32)
 	case "pid":
-		return parseNumber(s, kind, value, 31)
+		pid, start, ok := strings.Cut(value, ".")
+		app, err := parseNumber(s, kind, pid, 31)
+		if err != nil || !ok {
+			return app, err
+		}
+		if _, err := strconv.ParseUint(start, 10, 64); err != nil {
+			return "", fmt.Errorf("%q is %w: write pid:NUMBER.START as `corsa apps` shows it", s, ErrBadApp)
+		}
+		return app + App("."+start), nil
 	case "conn":
 		return parseNumber(s, kind, value, 64)
 	case "cgroup":

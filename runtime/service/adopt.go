@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -172,5 +174,20 @@ func (m *Monitor) newGate(bound func()) (gate.Gate, error) {
 			originals[i] = filepath.Join(procPath(m.rec.PID, "root"), e.Address)
 		}
 	}
-	return socket.New(socket.Config{Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound})
+	return socket.New(socket.Config{
+		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(),
+	})
+}
+
+// lastConnection is the highest connection that ever was an app of its own.
+func (m *Monitor) lastConnection() engine.ConnID {
+	var last uint64
+	for _, app := range m.ledger.apps() {
+		if v, ok := strings.CutPrefix(string(app.App), "conn:"); ok {
+			if n, err := strconv.ParseUint(v, 10, 64); err == nil { // the gate made the name
+				last = max(last, n)
+			}
+		}
+	}
+	return engine.ConnID(last)
 }

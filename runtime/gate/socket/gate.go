@@ -34,6 +34,9 @@ type Config struct {
 	// MaxConns limits open connections, MaxConnsPerApp those of one app; what comes on top is closed.
 	// 0 means what RLIMIT_NOFILE allows, and three quarters of the total.
 	MaxConns, MaxConnsPerApp int
+	// After is the number of the last connection of an earlier monitor: with the app key "connection" it names an app
+	// whose instance no later client may get.
+	After engine.ConnID
 }
 
 // A Gate is the socket gate of one service. It implements gate.Gate.
@@ -93,7 +96,8 @@ func New(cfg Config) (*Gate, error) {
 		return nil, fmt.Errorf("%d original sockets for %d endpoints", len(cfg.Originals), len(cfg.Service.Endpoints))
 	}
 	g := &Gate{
-		cfg: cfg, log: cfg.Log, strict: cfg.Service.Concurrency != spec.Parallel, start: time.Now(),
+		lastID: cfg.After,
+		cfg:    cfg, log: cfg.Log, strict: cfg.Service.Concurrency != spec.Parallel, start: time.Now(),
 		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1,
 		scratch: make([]byte, scratchSize), pool: make([][]byte, 0, 64), entries: make([]entry, 1),
 	}

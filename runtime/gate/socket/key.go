@@ -43,12 +43,26 @@ func (g *Gate) name(ep *endpoint, fd int, id engine.ConnID) (instance.App, error
 		if cred.Pid == 0 {
 			return "", errors.New("the client is in a pid namespace that cannot be seen from here; use another app key")
 		}
-		return instance.App("pid:" + strconv.Itoa(int(cred.Pid))), nil
+		start, err := startTime(int(cred.Pid))
+		return instance.App(fmt.Sprintf("pid:%d.%d", cred.Pid, start)), err
 	case spec.AppKeyCgroup:
 		path, err := peerCgroup(fd)
 		return instance.App("cgroup:" + path), err
 	}
 	return "", fmt.Errorf("unknown app key %q", kind)
+}
+
+// startTime tells processes with the same pid apart: one must never get the instance of the other.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, fmt.Errorf("the client is gone: %w", err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(f))
+	}
+	return strconv.ParseUint(f[19], 10, 64)
 }
 
 const soPeerPIDFD = 77 // SO_PEERPIDFD, Linux 6.5
