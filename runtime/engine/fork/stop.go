@@ -195,7 +195,7 @@ func (t *tracee) awaitAll() error {
 // first are delivered: their handlers run after the thread goes on.
 func (t *tracee) await(th *thread) error {
 	for {
-		ws, err := waitTask(th.tid)
+		ws, err := awaitStop(th.tid)
 		if err != nil {
 			if errors.Is(err, unix.ECHILD) {
 				return errThreadGone
@@ -250,6 +250,37 @@ func (t *tracee) atRest(th *thread) bool {
 		return !th.broken
 	}
 	return atBoundary(&th.regs)
+}
+
+// awaitStop waits for the next event of an interrupted thread. It never blocks for good: a thread that was let go on
+// to take a signal has been seen to lose the interrupt, so it is interrupted once more if nothing comes.
+func awaitStop(tid int) (unix.WaitStatus, error) {
+	const patient = 20 * time.Millisecond
+	var ws unix.WaitStatus
+	var since time.Time
+	for looks := 0; ; looks++ {
+		n, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return ws, err
+		case n == tid:
+			return ws, nil
+		}
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		if looks < 100 {
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		} else if time.Since(since) > patient {
+			// ESRCH: it is dying, which the next look will tell.
+			_ = ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0)
+			since = time.Now()
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
 }
 
 // walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
