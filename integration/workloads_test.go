@@ -35,7 +35,7 @@ func workload(t *testing.T, service services.Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &served{corsa: newCorsa(t), id: service.Name, socket: socket}
+	s := &served{corsa: newCorsa(t), id: service.Name + "-" + strconv.Itoa(os.Getpid()), socket: socket}
 	flags := []string{
 		"serve", "--detach", "--id", s.id, "--socket", socket, "--app-key", "connection", "--writable", dir, "--",
 	}
