@@ -22,6 +22,7 @@ type thread struct {
 	described  bool // its capture batch has run
 	held       bool // seized
 	awaited    bool // and stopped
+	walked     bool // and at a boundary
 	inCall     bool // it was stopped in a system call
 	redirected bool // its registers are the stub's
 }
@@ -85,13 +86,28 @@ func (t *tracee) stop(limit time.Duration) error {
 		return nil
 	}
 	deadline := time.Now().Add(limit)
-	for i := range t.threads {
-		if err := t.walk(&t.threads[i], deadline); err != nil {
+	for more := true; more; {
+		for i := range t.threads {
+			th := &t.threads[i]
+			if th.walked {
+				continue
+			}
+			if err := t.walk(th, deadline); err != nil {
+				t.release()
+				return err
+			}
+			th.broken, th.walked = false, true
+			rewind(&th.regs)
+		}
+		// A thread on its way may have made another one.
+		var err error
+		if more, err = t.list(); err == nil && more {
+			err = t.stopAnywhere()
+		}
+		if err != nil {
 			t.release()
 			return err
 		}
-		t.threads[i].broken = false
-		rewind(&t.threads[i].regs)
 	}
 	return nil
 }
@@ -137,7 +153,7 @@ func (t *tracee) seize(th *thread) error {
 	if err != nil {
 		return fmt.Errorf("thread %d of process %d: seize: %w", th.tid, t.pid, err)
 	}
-	th.held, th.awaited, th.redirected = true, false, false
+	th.held, th.awaited, th.walked, th.redirected = true, false, false, false
 	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("thread %d of process %d: interrupt: %w", th.tid, t.pid, err)
 	}
@@ -214,6 +230,10 @@ func (t *tracee) await(th *thread) error {
 			if err := ptrace(unix.PTRACE_CONT, th.tid, 0, uintptr(sig)); err != nil {
 				return gone(th.tid, err)
 			}
+			// Any trap clears a pending interrupt (ptrace_stop in kernel/signal.c): ask once more.
+			if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
+				return errThreadGone
+			}
 			continue
 		}
 		if err := getRegs(th.tid, &th.regs); err != nil {
@@ -252,8 +272,8 @@ func (t *tracee) atRest(th *thread) bool {
 	return atBoundary(&th.regs)
 }
 
-// awaitStop waits for the next event of an interrupted thread. It never blocks for good: a thread that was let go on
-// to take a signal has been seen to lose the interrupt, so it is interrupted once more if nothing comes.
+// awaitStop waits for the next event of an interrupted thread. It never blocks for good: if nothing comes, another
+// trap may have cleared the interrupt (see await), and it is made once more.
 func awaitStop(tid int) (unix.WaitStatus, error) {
 	const patient = 20 * time.Millisecond
 	var ws unix.WaitStatus
