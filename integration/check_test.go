@@ -39,8 +39,8 @@ func holder(t *testing.T, mode string, args ...string) (pid int) {
 	}
 	t.Cleanup(func() {
 		stdin.Close()
-		cmd.Process.Kill()
-		cmd.Wait() // it was killed: its status says nothing
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // it was killed: its status says nothing
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if reason, skipped := strings.CutPrefix(line, "skip: "); skipped {

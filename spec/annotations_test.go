@@ -39,7 +39,7 @@ func TestBadAnnotations(t *testing.T) {
 		set  string // KEY=VALUE, several separated by "; "
 		want string // in the error, several separated by "; "
 	}{
-		{"checkpiont=every", `dev.corsa.checkpiont; did you mean dev.corsa.checkpoint?`},
+		{"chekpoint=every", `dev.corsa.chekpoint; did you mean dev.corsa.checkpoint?`},
 		{"app_key=uid", `did you mean dev.corsa.app-key?`},
 		{"zzzzzzzzzzzz=1", `dev.corsa.zzzzzzzzzzzz: there is no such key; dev.corsa.app-key, dev.corsa.checkpoint`},
 		{"engine=kmod", `dev.corsa.engine="kmod"; auto, fork`},

@@ -117,7 +117,9 @@ func TestHostProgramKeepsTheEnginesCapabilities(t *testing.T) {
 	var eff uint64
 	for line := range strings.Lines(out) {
 		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			fmt.Sscanf(strings.TrimSpace(v), "%x", &eff)
+			if _, err := fmt.Sscanf(strings.TrimSpace(v), "%x", &eff); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
 		}
 		if strings.HasPrefix(line, "NoNewPrivs:") && !strings.Contains(line, "1") {
 			t.Error("no_new_privs is off")
@@ -203,7 +205,7 @@ func TestHostRedis(t *testing.T) {
 			s := startHost(t, spec.HostBundleOptions{
 				Args: []string{redis, "--port", "0", "--unixsocket", path, "--save", ""}, Service: service(t, path),
 			})
-			go io.Copy(io.Discard, s.Init().Pipes().Stdout)
+			go func() { _, _ = io.Copy(io.Discard, s.Init().Pipes().Stdout) }()
 			pid, err := s.InitPID()
 			if err != nil {
 				t.Fatal(err)

@@ -118,7 +118,8 @@ func TestCrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			select {
-			case <-ended:
+			case err := <-ended:
+				t.Log(err)
 			case <-time.After(patience):
 				t.Fatal("the service lives on")
 			}

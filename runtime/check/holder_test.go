@@ -64,8 +64,8 @@ func startProcess(t *testing.T, cmd *exec.Cmd) int {
 	}
 	t.Cleanup(func() {
 		stdin.Close()
-		cmd.Process.Kill()
-		cmd.Wait() // it was killed: its status says nothing
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // it was killed: its status says nothing
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if reason, ok := strings.CutPrefix(strings.TrimSpace(line), "skip: "); ok {

@@ -59,8 +59,11 @@ func TestProbesAgreeWithKernel(t *testing.T) {
 			continue
 		}
 		var have, least [2]int
-		fmt.Sscanf(report.Kernel, "%d.%d", &have[0], &have[1])
-		fmt.Sscanf(p.LeastKernel, "%d.%d", &least[0], &least[1])
+		for version, numbers := range map[string]*[2]int{report.Kernel: &have, p.LeastKernel: &least} {
+			if _, err := fmt.Sscanf(version, "%d.%d", &numbers[0], &numbers[1]); err != nil {
+				t.Fatalf("version %q: %v", version, err)
+			}
+		}
 		if newEnough := slices.Compare(have[:], least[:]) >= 0; newEnough != (p.Result == Yes) {
 			t.Errorf("%s: %s (%s) on %s, least is %s", name, p.Result, p.Detail, report.Kernel, p.LeastKernel)
 		}

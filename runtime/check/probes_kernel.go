@@ -147,7 +147,7 @@ func testConnectUnix() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !me.can(capSysAdmin) && !(me.can(capBPF) && me.can(capNetAdmin)) {
+	if !me.can(capSysAdmin) && (!me.can(capBPF) || !me.can(capNetAdmin)) {
 		return "", absent("CAP_BPF and CAP_NET_ADMIN are not held")
 	}
 	if cgroup2Mount() == "" {

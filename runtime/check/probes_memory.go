@@ -56,19 +56,16 @@ func testMemfd() (string, error) {
 // testCollapse advises an empty range: the kernel checks the advice before the range.
 func testCollapse() (string, error) {
 	const madvCollapse = 25
-	page, err := anonymousPage()
-	if err != nil {
-		return "", err
-	}
-	defer unix.Munmap(page)
-	_, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(&page[0])), 0, madvCollapse)
-	if errno == unix.EINVAL {
-		return "", absent("madvise: %v", errno)
-	}
-	if errno != 0 {
-		return "", judge("madvise", errno)
-	}
-	return "", nil
+	return withPage(func(page []byte) (string, error) {
+		_, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(&page[0])), 0, madvCollapse)
+		if errno == unix.EINVAL {
+			return "", absent("madvise: %v", errno)
+		}
+		if errno != 0 {
+			return "", judge("madvise", errno)
+		}
+		return "", nil
+	})
 }
 
 func testTHP() (string, error) {
@@ -85,43 +82,53 @@ func testTHP() (string, error) {
 	return mode, nil
 }
 
-func anonymousPage() ([]byte, error) {
+// withPage calls f with a page of private memory that has been written.
+func withPage(f func(page []byte) (string, error)) (detail string, err error) {
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return nil, fmt.Errorf("mmap: %w", err)
+		return "", fmt.Errorf("mmap: %w", err)
 	}
+	defer func() {
+		if uerr := unix.Munmap(page); err == nil && uerr != nil {
+			err = fmt.Errorf("munmap: %w", uerr)
+		}
+	}()
 	page[0] = 1
-	return page, nil
+	return f(page)
+}
+
+// withPagemap calls f with such a page and this process's page table.
+func withPagemap(f func(page []byte, pagemap *os.File) (string, error)) (string, error) {
+	return withPage(func(page []byte) (string, error) {
+		pagemap, err := os.Open("/proc/self/pagemap")
+		if err != nil {
+			return "", err
+		}
+		defer pagemap.Close()
+		return f(page, pagemap)
+	})
 }
 
 func testPagemapScan() (string, error) {
-	page, err := anonymousPage()
-	if err != nil {
-		return "", err
-	}
-	defer unix.Munmap(page)
-	file, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	// struct pm_scan_arg of linux/fs.h, and PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg).
-	const request, pageIsPresent = 0xc0606610, 1 << 3
-	start := uint64(uintptr(unsafe.Pointer(&page[0])))
-	arg := struct {
-		size, flags, start, end, walkEnd, vec, vecLen, maxPages       uint64
-		categoryInverted, categoryMask, categoryAnyMask, returnedMask uint64
-	}{
-		start: start, end: start + uint64(len(page)), categoryMask: pageIsPresent, returnedMask: pageIsPresent,
-	}
-	arg.size = uint64(unsafe.Sizeof(arg))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), request, uintptr(unsafe.Pointer(&arg))); errno != 0 {
-		return "", judge("PAGEMAP_SCAN", errno)
-	}
-	if arg.walkEnd != arg.end {
-		return "", fmt.Errorf("PAGEMAP_SCAN stopped at %#x, not at %#x", arg.walkEnd, arg.end)
-	}
-	return "", nil
+	return withPagemap(func(page []byte, pagemap *os.File) (string, error) {
+		// struct pm_scan_arg of linux/fs.h, and PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg).
+		const request, pageIsPresent = 0xc0606610, 1 << 3
+		start := uint64(uintptr(unsafe.Pointer(&page[0])))
+		arg := struct {
+			size, flags, start, end, walkEnd, vec, vecLen, maxPages       uint64
+			categoryInverted, categoryMask, categoryAnyMask, returnedMask uint64
+		}{
+			start: start, end: start + uint64(len(page)), categoryMask: pageIsPresent, returnedMask: pageIsPresent,
+		}
+		arg.size = uint64(unsafe.Sizeof(arg))
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), request, uintptr(unsafe.Pointer(&arg))); errno != 0 {
+			return "", judge("PAGEMAP_SCAN", errno)
+		}
+		if arg.walkEnd != arg.end {
+			return "", fmt.Errorf("PAGEMAP_SCAN stopped at %#x, not at %#x", arg.walkEnd, arg.end)
+		}
+		return "", nil
+	})
 }
 
 func testUserfaultfd() (string, error) {
@@ -146,29 +153,21 @@ func testUserfaultfd() (string, error) {
 
 // testSoftDirty reads the bit of a page that was just written.
 func testSoftDirty() (string, error) {
-	page, err := anonymousPage()
-	if err != nil {
-		return "", err
-	}
-	defer unix.Munmap(page)
-	file, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	entry := make([]byte, 8)
-	offset := int64(uintptr(unsafe.Pointer(&page[0]))) / int64(os.Getpagesize()) * 8
-	if _, err := file.ReadAt(entry, offset); err != nil {
-		return "", err
-	}
-	const softDirty, present = 1 << 55, 1 << 63
-	switch bits := binary.NativeEndian.Uint64(entry); {
-	case bits&present == 0:
-		return "", errors.New("the page was not present")
-	case bits&softDirty == 0:
-		return "", absent("a written page is not marked")
-	}
-	return "", nil
+	return withPagemap(func(page []byte, pagemap *os.File) (string, error) {
+		entry := make([]byte, 8)
+		offset := int64(uintptr(unsafe.Pointer(&page[0]))) / int64(os.Getpagesize()) * 8
+		if _, err := pagemap.ReadAt(entry, offset); err != nil {
+			return "", err
+		}
+		const softDirty, present = 1 << 55, 1 << 63
+		switch bits := binary.NativeEndian.Uint64(entry); {
+		case bits&present == 0:
+			return "", errors.New("the page was not present")
+		case bits&softDirty == 0:
+			return "", absent("a written page is not marked")
+		}
+		return "", nil
+	})
 }
 
 func testOvercommit() (string, error) {

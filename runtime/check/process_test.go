@@ -233,7 +233,7 @@ func TestZombieItself(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait() // it exits 0
+	defer func() { _ = cmd.Wait() }() // it exits 0
 	eventually(t, "zombie", func() bool {
 		st, err := readStatus(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 		return err == nil && st.state == 'Z'
@@ -415,7 +415,7 @@ func BenchmarkProcess(b *testing.B) {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	defer cmd.Wait()
+	defer func() { _ = cmd.Wait() }()
 	defer stdin.Close()
 	for _, deep := range []bool{false, true} {
 		b.Run(fmt.Sprintf("deep=%t", deep), func(b *testing.B) {

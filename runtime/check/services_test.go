@@ -103,8 +103,8 @@ func startService(t *testing.T, cmd *exec.Cmd) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait() // it was killed: its status says nothing
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // it was killed: its status says nothing
 		if t.Failed() {
 			t.Logf("output of %v:\n%s", cmd.Args, output)
 		}

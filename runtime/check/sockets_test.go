@@ -28,16 +28,28 @@ func TestListeners(t *testing.T) {
 		note     string
 	}{
 		{
-			"unix", []string{"unix_listen", socket}, "unix stream listening on " + socket,
-			engine.Address{Network: "unix", Address: socket}, engine.Address{Network: "unix", Address: socket + "x"}, "",
+			"unix",
+			[]string{"unix_listen", socket},
+			"unix stream listening on " + socket,
+			engine.Address{Network: "unix", Address: socket},
+			engine.Address{Network: "unix", Address: socket + "x"},
+			"",
 		},
 		{
-			"tcp", []string{"tcp_listen", tcp}, "tcp listening on 127.0.0.1:" + tcp,
-			engine.Address{Network: "tcp", Address: "127.0.0.1:" + tcp}, engine.Address{Network: "tcp", Address: "127.0.0.2:" + tcp}, "",
+			"tcp",
+			[]string{"tcp_listen", tcp},
+			"tcp listening on 127.0.0.1:" + tcp,
+			engine.Address{Network: "tcp", Address: "127.0.0.1:" + tcp},
+			engine.Address{Network: "tcp", Address: "127.0.0.2:" + tcp},
+			"",
 		},
 		{
-			"wildcard", []string{"tcp_listen", tcp, "any"}, `tcp listening on 0.0.0.0:` + tcp,
-			engine.Address{Network: "tcp", Address: "127.0.0.1:" + tcp}, engine.Address{Network: "tcp", Address: "127.0.0.1:1"}, "all addresses",
+			"wildcard",
+			[]string{"tcp_listen", tcp, "any"},
+			`tcp listening on 0.0.0.0:` + tcp,
+			engine.Address{Network: "tcp", Address: "127.0.0.1:" + tcp},
+			engine.Address{Network: "tcp", Address: "127.0.0.1:1"},
+			"all addresses",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

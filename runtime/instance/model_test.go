@@ -2,7 +2,8 @@ package instance_test
 
 import (
 	"errors"
-	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,18 +87,12 @@ func TestTransitions(t *testing.T) {
 	all := []instance.State{
 		instance.Empty, instance.Dormant, instance.Active, instance.Speculative, instance.Quarantined, instance.Gone,
 	}
-	legal := "empty>dormant dormant>active dormant>speculative dormant>quarantined dormant>gone " +
+	legal := strings.Fields("empty>dormant dormant>active dormant>speculative dormant>quarantined dormant>gone " +
 		"active>dormant active>speculative active>quarantined active>gone speculative>dormant speculative>active " +
-		"speculative>quarantined speculative>gone quarantined>dormant quarantined>gone gone>dormant gone>quarantined "
+		"speculative>quarantined speculative>gone quarantined>dormant quarantined>gone gone>dormant gone>quarantined")
 	for _, from := range all {
 		for _, to := range all {
-			var found bool
-			for s := legal; len(s) > 0; {
-				var word string
-				fmt.Sscan(s, &word)
-				s = s[len(word)+1:]
-				found = found || word == string(from)+">"+string(to)
-			}
+			found := slices.Contains(legal, string(from)+">"+string(to))
 			if got := from.Can(to); got != (found || from == to) {
 				t.Errorf("%s to %s: %v", from, to, got)
 			}

@@ -34,7 +34,7 @@ func TestInstanceBranchesOnceAndIsKept(t *testing.T) {
 func TestCrashGoesBackToTheHead(t *testing.T) {
 	m, e, g := newTestMonitor(t, nil)
 	ctx, app := t.Context(), instance.App("uid:1")
-	in := enter(t, m, g, app)
+	enter(t, m, g, app)
 	if err := m.Checkpoint(ctx, app, "every", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestCrashGoesBackToTheHead(t *testing.T) {
 	if _, err := m.restore(ctx, app, string(first)); err != nil {
 		t.Fatal(err)
 	}
-	in = g.seat(app).inst.(*fakeInstance)
+	in := g.seat(app).inst.(*fakeInstance)
 	in.die()
 	rep, err := m.Crashed(ctx, app, in.Exit(), nil)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
 )
@@ -36,7 +35,9 @@ func dialFile(t *testing.T, fd int, err error) net.Conn {
 
 func ask(t *testing.T, c net.Conn, q string) string {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := io.WriteString(c, q+"\r\n"); err != nil {
 		t.Fatal(q, err)
 	}
@@ -54,7 +55,10 @@ func TestRedis(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it was destroyed with the service
+		_ = cmd.Wait()
+	})
 	for range 100 {
 		if _, err := os.Stat(sock); err == nil {
 			break
@@ -72,7 +76,11 @@ func TestRedis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { svc.Destroy() })
+	t.Cleanup(func() {
+		if err := svc.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Log("adopt", time.Since(t0))
 	t0 = time.Now()
 	in, _, err := svc.Branch(ctx, svc.Base(), nil)
@@ -87,9 +95,12 @@ func TestRedis(t *testing.T) {
 	}()
 	fd, err := in.Dial(0)
 	c := dialFile(t, fd, err)
-	var st unix.Stat_t
-	unix.Fstat(fd, &st)
-	in.Activate()
+	activate := func() {
+		if err := in.Activate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	activate()
 	for i := 1; i < 100; i++ {
 		if s := ask(t, c, "INCR x"); s != fmt.Sprintf(":%d", i) {
 			t.Fatal(s)
@@ -97,6 +108,6 @@ func TestRedis(t *testing.T) {
 		if err := in.Park(time.Second); err != nil {
 			t.Fatal(err)
 		}
-		in.Activate()
+		activate()
 	}
 }

@@ -79,7 +79,12 @@ func BenchmarkRedisGet(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	}()
 	public := s.Endpoints[0].Address
 	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
 		time.Sleep(time.Millisecond)
@@ -128,7 +133,12 @@ func TestRedisBenchmark(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	public := g.eps[0].address
 	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
 		time.Sleep(time.Millisecond)

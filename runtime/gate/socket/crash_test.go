@@ -151,7 +151,7 @@ func TestHoldReplacesUnderOpenConnections(t *testing.T) {
 	}
 	b.must("2", "incr")
 	sentinel := errors.New("no")
-	if err := g.Hold(ctx, app, func(context.Context, gate.Held) (gate.Replacement, error) { return gate.Replacement{}, sentinel }); err != sentinel {
+	if err := g.Hold(ctx, app, func(context.Context, gate.Held) (gate.Replacement, error) { return gate.Replacement{}, sentinel }); !errors.Is(err, sentinel) {
 		t.Errorf("hold returned %v", err)
 	}
 	a.must("3", "incr")

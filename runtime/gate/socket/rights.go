@@ -7,9 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRights is SCM_MAX_FD: what one message can carry.
-const maxRights = 253
-
 var (
 	errTruncated  = errors.New("descriptors in flight were lost because this process has no room for them; raise its RLIMIT_NOFILE")
 	errCarriesNot = errors.New("the other end is not a unix socket and cannot take the descriptors in flight")
@@ -19,7 +16,7 @@ var (
 type envelope struct {
 	hdr unix.Msghdr
 	iov unix.Iovec
-	ctl [1040]byte // room for maxRights descriptors: CMSG_SPACE(253*4) = 1032
+	ctl [1040]byte // room for SCM_MAX_FD descriptors: CMSG_SPACE(253*4) = 1032
 	fds []int      // descriptors of the last message; valid until the next receive
 	err error      // why the last message cannot be passed on
 }

@@ -201,6 +201,6 @@ func (s *service) handle(c *lineConn, r *bufio.Reader, f []string) {
 		c.fds = nil
 	case "close":
 		fmt.Fprintln(c, "closing")
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 }
