@@ -10,6 +10,11 @@ PREFIX ?= /usr/local
 TAGS    = seccomp
 TIMEOUT ?= 30m
 
+# What corsa --version says. Without git the commit is left out.
+VERSION = 0.1.0
+COMMIT  = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
+LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli.commit=$(COMMIT)
+
 # The linter is built from its pinned source: its releases follow Go's.
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
@@ -22,7 +27,7 @@ deps:
 	.ci/deps
 
 build:
-	$(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w' -o bin/corsa .
+	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/corsa .
 
 install: build
 	install -D -m 755 bin/corsa $(DESTDIR)$(PREFIX)/sbin/corsa

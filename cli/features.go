@@ -2,8 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
-	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -91,8 +89,7 @@ func ociFeatures() features.Features {
 		PotentiallyUnsafeConfigAnnotations: []string{"bundle", spec.Prefix, "org.systemd.property."},
 	}
 	if seccomp.Enabled {
-		major, minor, patch := seccomp.Version()
-		f.Annotations[runcfeatures.AnnotationLibseccompVersion] = fmt.Sprintf("%d.%d.%d", major, minor, patch)
+		f.Annotations[runcfeatures.AnnotationLibseccompVersion] = libseccompVersion()
 	}
 	return f
 }
@@ -105,22 +102,4 @@ func seccompFeatures() *features.Seccomp {
 		f.KnownFlags, f.SupportedFlags = seccomp.KnownFlags(), seccomp.SupportedFlags()
 	}
 	return f
-}
-
-// buildVersion is what the Go tool recorded: a module version, or "(devel)", and the commit of the source tree.
-func buildVersion() (version, commit string) {
-	version = "(devel)"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return version, ""
-	}
-	if info.Main.Version != "" {
-		version = info.Main.Version
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			commit = setting.Value
-		}
-	}
-	return version, commit
 }

@@ -101,6 +101,9 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return g.setUp() },
 	}
+	root.Version = "set" // makes cobra add --version; what it prints is the template
+	root.SetVersionTemplate(versionText())
+	root.Flags().BoolP("version", "v", false, "print the version and what this program was built with")
 	f := root.PersistentFlags()
 	f.StringVar(&g.Root, "root", defaultRoot(), "directory of the containers' state; best on a tmpfs")
 	f.StringVar(&g.logPath, "log", "", "append messages to this file too (default: standard error only)")
