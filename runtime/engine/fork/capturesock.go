@@ -181,7 +181,7 @@ func readOptions(s, family int) []sockOption {
 			continue // the kernel does not have it, so nobody has set it
 		}
 		if b = b[:n]; slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) {
-			out = append(out, sockOption{o.level, o.name, b})
+			out = append(out, sockOption{Level: o.level, Name: o.name, Value: b})
 		}
 	}
 	return out

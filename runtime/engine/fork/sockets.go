@@ -19,23 +19,6 @@ func getsockopt(s, level, name int, b []byte) (int, error) {
 	return int(n), nil
 }
 
-func setsockopt(s int, o sockOption) error {
-	_, _, e := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(s), uintptr(o.Level), uintptr(o.Name),
-		uintptr(unsafe.Pointer(&o.Value[0])), uintptr(len(o.Value)), 0)
-	if e != 0 {
-		return fmt.Errorf("set option %d/%d: %w", o.Level, o.Name, e)
-	}
-	return nil
-}
-
-func inodeOf(fd int) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, err
-	}
-	return st.Ino, nil
-}
-
 // unixPeer asks sock_diag for the inode of the other end of a unix socket; 0 if it has none.
 func unixPeer(inode uint64) (uint64, error) {
 	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)

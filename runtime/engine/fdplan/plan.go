@@ -1,0 +1,92 @@
+// Package fdplan says what the descriptors of a captured service are and makes them anew for an instance.
+//
+// A Plan is data: it is taken from a process none of whose threads runs, and it is journaled with the image. A Maker
+// turns it into sockets, pipes and timers of the engine's own, which the engine then puts at their numbers. Epoll
+// sets are not made here: an entry belongs to the descriptor table in which it was added, so that is up to the engine.
+package fdplan
+
+import "corsa.dev/corsa/runtime/engine"
+
+// Plan describes the descriptors of a captured process that an instance must not share with anyone: what they
+// are and what is in them. Descriptors that are not in the plan (standard streams, read-only devices, files that
+// the owner declared shared) are inherited as they are.
+type Plan struct {
+	FDs  []FD `json:"fds"`
+	Open int  `json:"open"` // descriptors in the table, planned or not
+}
+
+// Kind says how a descriptor is made anew.
+type Kind string
+
+// The kinds.
+const (
+	Listen Kind = "listen"  // a listener of the service: a socket of the instance's own
+	Conn   Kind = "conn"    // a connection of the gate's: re-plumbed, or at its end of file
+	Epoll  Kind = "epoll"   // made in the instance, interest list re-added
+	Event  Kind = "eventfd" // with its count
+	Timer  Kind = "timerfd" // with the time that was left
+	Signal Kind = "signalfd"
+	File   Kind = "file" // a read-only file or directory, with its offset
+	Pipe   Kind = "pipe" // both ends in the process, with what was in it
+	Pair   Kind = "pair" // a socket pair within the process, likewise
+	Closed Kind = "closed"
+)
+
+// FD is one descriptor.
+type FD struct {
+	FD    int  `json:"fd"`
+	Kind  Kind `json:"kind"`
+	Flags int  `json:"flags"`           // open flags as in fdinfo, O_CLOEXEC among them
+	DupOf int  `json:"dupOf,omitempty"` // 1 + the descriptor that has the same open file description, or 0
+
+	Listener int           `json:"listener,omitempty"` // Listen: index into Target.Listeners
+	Backlog  int           `json:"backlog,omitempty"`
+	Conn     engine.ConnID `json:"conn,omitempty"`
+	Family   int           `json:"family,omitempty"` // sockets
+	Type     int           `json:"type,omitempty"`
+	Options  []Option      `json:"options,omitempty"`
+	Inode    uint64        `json:"inode,omitempty"` // sockets and pipes
+	Peer     int           `json:"peer,omitempty"`  // Pipe, Pair: the descriptor of the other end
+	Data     []byte        `json:"data,omitempty"`  // what can be read from it
+	Pos      int64         `json:"pos,omitempty"`
+	Count    uint64        `json:"count,omitempty"` // eventfd
+	Clock    int           `json:"clock,omitempty"` // timerfd
+	Absolute bool          `json:"absolute,omitempty"`
+	Value    [2]int64      `json:"value,omitempty"` // timerfd: seconds, nanoseconds left
+	Interval [2]int64      `json:"interval,omitempty"`
+	Sigmask  uint64        `json:"sigmask,omitempty"`
+	Watches  []Watch       `json:"watches,omitempty"`
+}
+
+// Watch is one entry of an interest list.
+type Watch struct {
+	FD     int    `json:"fd"`
+	Events uint32 `json:"events"`
+	Data   uint64 `json:"data"`
+}
+
+// Option is one integer or timeval option of a socket that a service may have set.
+type Option struct {
+	Level int    `json:"level"`
+	Name  int    `json:"name"`
+	Value []byte `json:"value"`
+}
+
+// Virtual lists the descriptors of the plan.
+func (p *Plan) Virtual() []int {
+	out := make([]int, len(p.FDs))
+	for i := range p.FDs {
+		out[i] = p.FDs[i].FD
+	}
+	return out
+}
+
+// ByFD returns what is planned for descriptor fd, or nil.
+func (p *Plan) ByFD(fd int) *FD {
+	for i := range p.FDs {
+		if p.FDs[i].FD == fd {
+			return &p.FDs[i]
+		}
+	}
+	return nil
+}
