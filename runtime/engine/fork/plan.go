@@ -6,25 +6,11 @@ import "corsa.dev/corsa/runtime/engine/fdplan"
 type plan struct{ fdplan.Plan }
 
 type (
-	planFD     = fdplan.FD
-	fdKind     = fdplan.Kind
-	epollWatch = fdplan.Watch
-	sockOption = fdplan.Option
-	listener   = fdplan.Listener
+	planFD   = fdplan.FD
+	listener = fdplan.Listener
 )
 
-const (
-	fdListen = fdplan.Listen
-	fdConn   = fdplan.Conn
-	fdEpoll  = fdplan.Epoll
-	fdEvent  = fdplan.Event
-	fdTimer  = fdplan.Timer
-	fdSignal = fdplan.Signal
-	fdFile   = fdplan.File
-	fdPipe   = fdplan.Pipe
-	fdPair   = fdplan.Pair
-	fdClosed = fdplan.Closed
-)
+const fdEpoll = fdplan.Epoll
 
 // virtual lists the descriptors of the plan.
 func (p *plan) virtual() []int { return p.Virtual() }

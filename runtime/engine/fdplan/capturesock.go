@@ -1,4 +1,4 @@
-package fork
+package fdplan
 
 import (
 	"fmt"
@@ -30,14 +30,14 @@ var keptOptions = []struct{ level, name, family int }{
 	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, unix.AF_INET},
 }
 
-func (c *capturer) socket(fd int, link string) error {
-	ino, _ := linkInode(link)
-	s, err := unix.PidfdGetfd(c.pidfd, fd, 0)
+func (c *Capturer) socket(fd int, link string) error {
+	ino, _ := LinkInode(link)
+	s, err := unix.PidfdGetfd(c.PIDFD, fd, 0)
 	if err != nil {
-		return gone(c.pid, err)
+		return gone(c.PID, err)
 	}
 	defer unix.Close(s)
-	p := planFD{FD: fd, Inode: ino}
+	p := FD{FD: fd, Inode: ino}
 	if p.Family, err = unix.GetsockoptInt(s, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
 	}
@@ -63,8 +63,8 @@ func (c *capturer) socket(fd int, link string) error {
 	if listening != 0 {
 		return c.listener(p, s)
 	}
-	if id, ok := c.conns[ino]; ok {
-		p.Kind, p.Conn = fdConn, id
+	if id, ok := c.Conns[ino]; ok {
+		p.Kind, p.Conn = Conn, id
 		p.Options = readOptions(s, p.Family)
 		c.plan.FDs = append(c.plan.FDs, p)
 		return nil
@@ -73,9 +73,9 @@ func (c *capturer) socket(fd int, link string) error {
 }
 
 // listener plans a listening socket: the service's own at adopt, named by its address; an instance's, by its inode.
-func (c *capturer) listener(p planFD, s int) error {
-	p.Kind = fdListen
-	if i, ok := c.listeners[p.Inode]; ok {
+func (c *Capturer) listener(p FD, s int) error {
+	p.Kind = Listen
+	if i, ok := c.Listeners[p.Inode]; ok {
 		p.Listener = i
 		c.plan.FDs = append(c.plan.FDs, p)
 		return nil
@@ -85,7 +85,7 @@ func (c *capturer) listener(p planFD, s int) error {
 		return err
 	}
 	name := socketAddress(sa)
-	for i, a := range c.declared {
+	for i, a := range c.Declared {
 		if a == name || a.Network == "tcp" && name.Network == "tcp" && anyAddressCovers(name.Address, a.Address) {
 			p.Listener = i
 			c.plan.FDs = append(c.plan.FDs, p)
@@ -128,7 +128,7 @@ func socketAddress(sa unix.Sockaddr) engine.Address {
 }
 
 // otherSocket plans a socket that is neither a listener nor the gate's: one of a pair within the process.
-func (c *capturer) otherSocket(p planFD, s int) error {
+func (c *Capturer) otherSocket(p FD, s int) error {
 	if p.Family != unix.AF_UNIX {
 		c.block(p.FD, "socket", "it does not belong to an app of this service and cannot be made anew",
 			"close it while apps are served")
@@ -139,15 +139,15 @@ func (c *capturer) otherSocket(p planFD, s int) error {
 		return err
 	}
 	for fd, link := range c.links {
-		if ino, ok := linkInode(link); ok && ino == peer && peer != 0 && strings.HasPrefix(link, "socket:") {
-			p.Kind, p.Peer = fdPair, fd
+		if ino, ok := LinkInode(link); ok && ino == peer && peer != 0 && strings.HasPrefix(link, "socket:") {
+			p.Kind, p.Peer = Pair, fd
 			p.Data, err = peekSocket(s)
 			c.plan.FDs = append(c.plan.FDs, p)
 			return err
 		}
 	}
 	if _, err := unix.Getpeername(s); err != nil || peer == 0 {
-		p.Kind = fdClosed // never connected, or its peer is gone: a socket at its end of file stands for it
+		p.Kind = Closed // never connected, or its peer is gone: a socket at its end of file stands for it
 		c.plan.FDs = append(c.plan.FDs, p)
 		return nil
 	}
@@ -166,11 +166,11 @@ func peekSocket(s int) ([]byte, error) {
 	return b[:max(m, 0)], err
 }
 
-func readOptions(s, family int) []sockOption {
+func readOptions(s, family int) []Option {
 	if family == unix.AF_INET6 {
 		family = unix.AF_INET
 	}
-	var out []sockOption
+	var out []Option
 	for _, o := range keptOptions {
 		if o.family != 0 && o.family != family {
 			continue
@@ -181,7 +181,7 @@ func readOptions(s, family int) []sockOption {
 			continue // the kernel does not have it, so nobody has set it
 		}
 		if b = b[:n]; slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) {
-			out = append(out, sockOption{Level: o.level, Name: o.name, Value: b})
+			out = append(out, Option{Level: o.level, Name: o.name, Value: b})
 		}
 	}
 	return out

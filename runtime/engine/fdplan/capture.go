@@ -1,0 +1,392 @@
+package fdplan
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// Capturer reads the descriptor table of a process none of whose threads runs. It is used once.
+type Capturer struct {
+	PID, PIDFD int
+	Listeners  map[uint64]int   // inode -> index, of an instance's own listening sockets
+	Declared   []engine.Address // of the service's own, when it is adopted
+	Conns      engine.Conns
+	Shared     []string // paths declared shared
+
+	dir      string
+	buf      []byte
+	plan     Plan
+	links    map[int]string
+	blockers []engine.Blocker
+}
+
+// Run makes the plan. Everything that could not be made anew is refused by name, in an *engine.Refusal; a process that
+// has ended gives engine.ErrGone.
+func (c *Capturer) Run() (*Plan, error) {
+	c.dir = fmt.Sprintf("/proc/%d/fd", c.PID)
+	if err := c.readLinks(); err != nil {
+		return nil, err
+	}
+	c.plan.Open = len(c.links)
+	for fd := range sortedKeys(c.links) {
+		if err := c.one(fd, c.links[fd]); err != nil {
+			return nil, fmt.Errorf("fd %d (%s) of process %d: %w", fd, c.links[fd], c.PID, err)
+		}
+	}
+	if err := c.pairUp(); err != nil {
+		return nil, err
+	}
+	if err := c.findDuplicates(); err != nil {
+		return nil, err
+	}
+	if len(c.blockers) > 0 {
+		return nil, &engine.Refusal{PID: c.PID, Blockers: c.blockers}
+	}
+	return &c.plan, nil
+}
+
+func (c *Capturer) readLinks() error {
+	d, err := os.Open(c.dir)
+	if err != nil {
+		return gone(c.PID, err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return gone(c.PID, err)
+	}
+	c.links = make(map[int]string, len(names))
+	buf := make([]byte, 256)
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.dir, err)
+		}
+		n, err := unix.Readlinkat(int(d.Fd()), name, buf)
+		if err != nil {
+			return gone(c.PID, err)
+		}
+		c.links[fd] = string(buf[:n])
+	}
+	return nil
+}
+
+// one plans one descriptor.
+func (c *Capturer) one(fd int, link string) error {
+	switch {
+	case strings.HasPrefix(link, "socket:["):
+		return c.socket(fd, link)
+	case strings.HasPrefix(link, "pipe:["):
+		return c.pipe(fd, link)
+	case link == "anon_inode:[eventpoll]":
+		return c.epoll(fd)
+	case link == "anon_inode:[eventfd]", link == "anon_inode:[timerfd]", link == "anon_inode:[signalfd]":
+		return c.counted(fd, Kind(strings.TrimSuffix(strings.TrimPrefix(link, "anon_inode:["), "]")))
+	case strings.HasPrefix(link, "/"):
+		return c.path(fd, link)
+	}
+	c.block(fd, link, "the engine cannot make an object of this kind anew",
+		"close it before the service is virtualised, or do without virtualisation for this service")
+	return nil
+}
+
+func (c *Capturer) block(fd int, what, reason, wayOut string) {
+	c.blockers = append(c.blockers, engine.Blocker{
+		Object: fmt.Sprintf("fd %d (%s)", fd, what), Reason: reason, WayOut: wayOut,
+	})
+}
+
+// info reads fdinfo.
+func (c *Capturer) info(fd int) ([]byte, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/fdinfo/%d", c.PID, fd))
+	if err != nil {
+		return nil, gone(c.PID, err)
+	}
+	defer f.Close()
+	if c.buf == nil {
+		c.buf = make([]byte, 0, 16<<10)
+	}
+	b := c.buf[:0]
+	for {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if errors.Is(err, io.EOF) {
+			c.buf = b
+			return b, nil
+		}
+		if err != nil {
+			return nil, gone(c.PID, err)
+		}
+	}
+}
+
+// Field returns the value of a line "name:\tvalue" of fdinfo.
+func Field(info []byte, name string) string {
+	for line := range bytes.Lines(info) {
+		if v, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
+			return string(bytes.TrimSpace(v))
+		}
+	}
+	return ""
+}
+
+func openFlags(info []byte) (int, error) {
+	n, err := strconv.ParseUint(Field(info, "flags"), 8, 32)
+	return int(n), err
+}
+
+func (c *Capturer) path(fd int, link string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("%s/%d", c.dir, fd), &st); err != nil {
+		return gone(c.PID, err)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil // devices: inherited
+	}
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	flags, err := openFlags(info)
+	if err != nil {
+		return err
+	}
+	if flags&unix.O_PATH != 0 || declaredShared(link, c.Shared) {
+		return nil
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDONLY {
+		c.block(fd, link, "it is open for writing and its contents are not rewound with the instance",
+			"declare it with --shared "+link)
+		return nil
+	}
+	pos, err := strconv.ParseInt(Field(info, "pos"), 10, 64)
+	if err != nil {
+		return err
+	}
+	c.plan.FDs = append(c.plan.FDs, FD{FD: fd, Kind: File, Flags: flags, Pos: pos, Inode: st.Ino})
+	return nil
+}
+
+// declaredShared reports whether the path is, or is below, one of the declared ones.
+func declaredShared(path string, shared []string) bool {
+	path = strings.TrimSuffix(path, " (deleted)")
+	for _, s := range shared {
+		if path == s || strings.HasPrefix(path, strings.TrimSuffix(s, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Capturer) epoll(fd int) error {
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	p := FD{FD: fd, Kind: Epoll}
+	if p.Flags, err = openFlags(info); err != nil {
+		return err
+	}
+	for line := range bytes.Lines(info) {
+		if !bytes.HasPrefix(line, []byte("tfd:")) {
+			continue
+		}
+		var w Watch
+		var pos, ino uint64
+		if _, err := fmt.Sscanf(string(line), "tfd: %d events: %x data: %x pos:%d ino:%x", &w.FD, &w.Events, &w.Data,
+			&pos, &ino); err != nil {
+			return fmt.Errorf("fdinfo line %q: %w", line, err)
+		}
+		link, open := c.links[w.FD]
+		if n, ok := LinkInode(link); !open || ok && n != ino {
+			c.block(fd, "epoll", fmt.Sprintf("it still watches a file that is no longer descriptor %d", w.FD),
+				"the service has to take a descriptor out of the set before it closes it")
+			continue
+		}
+		p.Watches = append(p.Watches, w)
+	}
+	c.plan.FDs = append(c.plan.FDs, p)
+	return nil
+}
+
+// LinkInode is N of "socket:[N]" or "pipe:[N]".
+func LinkInode(link string) (uint64, bool) {
+	_, v, ok := strings.Cut(link, ":[")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(v, "]"), 10, 64)
+	return n, err == nil
+}
+
+func (c *Capturer) counted(fd int, kind Kind) error {
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	p := FD{FD: fd, Kind: kind}
+	if p.Flags, err = openFlags(info); err != nil {
+		return err
+	}
+	switch kind {
+	case Event:
+		if p.Count, err = strconv.ParseUint(Field(info, "eventfd-count"), 16, 64); err != nil {
+			return err
+		}
+		if Field(info, "eventfd-semaphore") == "1" {
+			p.Type = unix.EFD_SEMAPHORE
+		}
+	case Signal:
+		if p.Sigmask, err = strconv.ParseUint(Field(info, "sigmask"), 16, 64); err != nil {
+			return err
+		}
+	case Timer:
+		return c.timer(p, info)
+	}
+	c.plan.FDs = append(c.plan.FDs, p)
+	return nil
+}
+
+func (c *Capturer) timer(p FD, info []byte) error {
+	var err error
+	if p.Clock, err = strconv.Atoi(Field(info, "clockid")); err != nil {
+		return err
+	}
+	if _, err := fmt.Sscanf(Field(info, "it_value"), "(%d, %d)", &p.Value[0], &p.Value[1]); err != nil {
+		return err
+	}
+	if _, err := fmt.Sscanf(Field(info, "it_interval"), "(%d, %d)", &p.Interval[0], &p.Interval[1]); err != nil {
+		return err
+	}
+	ticks, err := strconv.ParseUint(Field(info, "ticks"), 10, 64)
+	if err != nil {
+		return err
+	}
+	if ticks > 0 { // it has fired and was not read: it fires again at once
+		p.Value = [2]int64{0, 1}
+	}
+	c.plan.FDs = append(c.plan.FDs, p)
+	return nil
+}
+
+func (c *Capturer) pipe(fd int, link string) error {
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	flags, err := openFlags(info)
+	if err != nil {
+		return err
+	}
+	ino, _ := LinkInode(link)
+	c.plan.FDs = append(c.plan.FDs, FD{FD: fd, Kind: Pipe, Flags: flags, Inode: ino})
+	return nil
+}
+
+// pairUp finds the other end of pipes and socket pairs. Those whose other end is outside are inherited.
+func (c *Capturer) pairUp() error {
+	keep := c.plan.FDs[:0]
+	for i := range c.plan.FDs {
+		p := c.plan.FDs[i]
+		switch p.Kind {
+		case Pipe:
+			other := -1
+			for _, q := range c.plan.FDs {
+				if q.Kind == Pipe && q.Inode == p.Inode && q.Flags&unix.O_ACCMODE != p.Flags&unix.O_ACCMODE {
+					other = q.FD
+					break
+				}
+			}
+			if other < 0 {
+				continue
+			}
+			p.Peer = other
+			if p.Flags&unix.O_ACCMODE == unix.O_RDONLY {
+				data, err := c.pipeData(p.FD)
+				if err != nil {
+					return fmt.Errorf("fd %d (pipe) of process %d: %w", p.FD, c.PID, err)
+				}
+				p.Data = data
+			}
+		}
+		keep = append(keep, p)
+	}
+	c.plan.FDs = keep
+	return nil
+}
+
+// pipeData copies what is in the pipe without taking it out.
+func (c *Capturer) pipeData(fd int) ([]byte, error) {
+	r, err := unix.PidfdGetfd(c.PIDFD, fd, 0)
+	if err != nil {
+		return nil, gone(c.PID, err)
+	}
+	defer unix.Close(r)
+	n, err := unix.IoctlGetInt(r, unix.TIOCINQ)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	var to [2]int
+	if err := unix.Pipe2(to[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, err
+	}
+	defer unix.Close(to[0])
+	defer unix.Close(to[1])
+	if _, err := unix.FcntlInt(uintptr(to[1]), unix.F_SETPIPE_SZ, max(n, defaultPipe)); err != nil {
+		return nil, fmt.Errorf("copy %d bytes: %w", n, err)
+	}
+	m, err := unix.Tee(r, to[1], n, unix.SPLICE_F_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, m)
+	_, err = unix.Read(to[0], data)
+	return data, err
+}
+
+// findDuplicates finds descriptors that share an open file description (dup, F_DUPFD): they have to share the new one.
+func (c *Capturer) findDuplicates() error {
+	for i := range c.plan.FDs {
+		p := &c.plan.FDs[i]
+		for j := range i {
+			q := &c.plan.FDs[j]
+			if q.DupOf != 0 || q.Kind != p.Kind || q.Inode != p.Inode {
+				continue
+			}
+			same := p.Kind == Listen || p.Kind == Conn || p.Kind == Pair // a socket's inode is its own
+			if !same {
+				r, _, e := unix.RawSyscall6(unix.SYS_KCMP, uintptr(c.PID), uintptr(c.PID), 0, uintptr(p.FD), uintptr(q.FD), 0)
+				if e != 0 {
+					return fmt.Errorf("fd %d and %d of process %d: kcmp: %w", p.FD, q.FD, c.PID, e)
+				}
+				same = r == 0
+			}
+			if same {
+				p.DupOf = q.FD + 1
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// gone turns the errors of a process that has ended into engine.ErrGone.
+func gone(pid int, err error) error {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("process %d: %w", pid, engine.ErrGone)
+	}
+	return err
+}
