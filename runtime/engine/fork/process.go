@@ -53,8 +53,13 @@ func (id identity) reopen() (process, error) {
 
 func (p process) alive() bool {
 	f := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(f, 0)
-	return n == 0 && (err == nil || errors.Is(err, unix.EINTR))
+	for {
+		// The runtime preempts threads by signals, and poll gives EINTR for one that is pending even if it need not wait.
+		n, err := unix.Poll(f, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n == 0 && err == nil
+		}
+	}
 }
 
 // end kills the process and waits until it is gone. It is reaped if it is a child of ours; else its parent does that.
