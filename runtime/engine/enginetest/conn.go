@@ -26,6 +26,16 @@ type conn struct {
 	nc   stream
 	pid  int // of the instance at the other end, for messages; 0: unknown
 	rest []byte
+	// wake makes an instance run that is to run, as far as the test has said, and that an exclusive engine has made
+	// dormant for another one; nil: nothing to do.
+	wake func()
+}
+
+func (c *conn) awake() {
+	c.t.Helper()
+	if c.wake != nil {
+		c.wake()
+	}
 }
 
 // adopted makes a conn of a descriptor that an engine has returned, and checks what the contract says about it.
@@ -54,6 +64,7 @@ func (c *conn) close() {
 
 func (c *conn) send(line string) {
 	c.t.Helper()
+	c.awake()
 	if _, err := c.nc.Write([]byte(line + "\n")); err != nil {
 		c.t.Fatalf("request %q: %v\n%s", line, err, describe(c.pid))
 	}
@@ -61,6 +72,7 @@ func (c *conn) send(line string) {
 
 // receive reads one reply line. The error is os.ErrDeadlineExceeded if there is none within limit.
 func (c *conn) receive(limit time.Duration) (string, error) {
+	c.awake()
 	if err := c.nc.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return "", err
 	}

@@ -32,6 +32,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"contract/pidns-threads":    s.namespaced("loop-threads"),
 		"contract/images":           s.images,
 		"contract/handles":          s.handles,
+		"contract/dirty":            s.dirtyPages,
 		"contract/adopt":            s.adoptErrors,
 		"death/adopting":            s.deathAdopting,
 		"death/serving":             s.deathServing,

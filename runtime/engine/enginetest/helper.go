@@ -58,7 +58,7 @@ func runHelper(t *testing.T, newEngine func(t *testing.T) engine.Engine) {
 	}
 	h.write(entry{Op: opService, Handle: service.Handle()})
 	h.sub = &subject{
-		t: t, service: service, dir: o.Dir, sum: 1000, nextID: engine.ConnID(o.Seed),
+		t: t, service: service, dir: o.Dir, sum: 1000, nextID: engine.ConnID(o.Seed), exclusive: engine.IsExclusive(e),
 		process: &process{program: mustProgram(t, "state", o.Program)},
 	}
 	h.open(o.Book)

@@ -22,6 +22,8 @@ type subject struct {
 	dir     string // the engine's
 	sum     uint64 // what the base holds
 	nextID  engine.ConnID
+	// exclusive: the engine runs one instance at a time, and only that one shows in /proc.
+	exclusive bool
 }
 
 // image is a checkpoint together with what has to be in it.
@@ -63,12 +65,12 @@ func (s *suite) adopt(t *testing.T, p program, l launch) *subject {
 	c.verify(1000)
 	c.close()
 	pr.settle(t)
-	target := pr.target(t)
-	service, err := s.newEngine(t).Adopt(context.Background(), target)
+	target, e := pr.target(t), s.newEngine(t)
+	service, err := e.Adopt(context.Background(), target)
 	if err != nil {
 		t.Fatalf("adopt %s: %v\n%s", p.name, err, describe(pr.pid()))
 	}
-	sub := &subject{t: t, process: pr, service: service, dir: target.Dir, sum: 1000}
+	sub := &subject{t: t, process: pr, service: service, dir: target.Dir, sum: 1000, exclusive: engine.IsExclusive(e)}
 	t.Cleanup(sub.destroy)
 	return sub
 }
@@ -127,6 +129,7 @@ type app struct {
 	sum   uint64
 	conns map[engine.ConnID]*conn
 	ends  engine.Conns // the instance's ends
+	on    bool         // it was activated, and not parked or killed since
 }
 
 // branch makes an instance of img and re-plumbs the connections in keep.
@@ -143,16 +146,15 @@ func (sub *subject) branch(img image, keep ...engine.ConnID) *app {
 	if !in.Dormant() {
 		sub.t.Fatal("a new instance is not dormant")
 	}
-	held := sockets(sub.t, in.PID())
 	for _, p := range plumbed {
 		if a.conns[p.ID] != nil {
 			sub.t.Fatalf("connection %d was plumbed twice", p.ID)
 		}
-		if !held[p.Inode] {
-			sub.t.Fatalf("connection %d: the instance holds no socket:[%d]", p.ID, p.Inode)
-		}
-		a.conns[p.ID] = adopted(sub.t, p.FD, in.PID())
+		a.conns[p.ID] = a.adopted(p.FD)
 		a.ends[p.Inode] = p.ID
+	}
+	if !sub.exclusive { // else it shows when it is activated
+		a.holdsEnds()
 	}
 	if len(plumbed) != len(keep) {
 		sub.t.Fatalf("%d connections were plumbed, want %d", len(plumbed), len(keep))
@@ -165,15 +167,47 @@ func (sub *subject) branch(img image, keep ...engine.ConnID) *app {
 	return a
 }
 
+// adopted makes a conn of a descriptor that the engine has returned for this instance.
+func (a *app) adopted(fd int) *conn {
+	a.t.Helper()
+	c := adopted(a.t, fd, a.in.PID())
+	if a.sub.exclusive {
+		c.wake = a.wake
+	}
+	return c
+}
+
+// wake activates an instance that is to run and that another one has made dormant.
+func (a *app) wake() {
+	a.t.Helper()
+	if a.on && a.in.Dormant() {
+		if err := a.in.Activate(); err != nil {
+			a.t.Fatalf("activate: %v\n%s", err, describe(a.in.PID()))
+		}
+	}
+}
+
+// holdsEnds checks that the instance has its ends of all connections.
+func (a *app) holdsEnds() {
+	a.t.Helper()
+	held := sockets(a.t, a.in.PID())
+	for inode, id := range a.ends {
+		if !held[inode] {
+			a.t.Fatalf("connection %d: the instance holds no socket:[%d]", id, inode)
+		}
+	}
+}
+
 // dial adds a connection to the i-th listener of an active instance.
 func (a *app) dial(i int) engine.ConnID {
 	a.t.Helper()
+	a.wake()
 	before := sockets(a.t, a.in.PID())
 	fd, err := a.in.Dial(i)
 	if err != nil {
 		a.t.Fatalf("dial listener %d: %v", i, err)
 	}
-	c := adopted(a.t, fd, a.in.PID())
+	c := a.adopted(fd)
 	if via := c.number("via"); via != uint64(i) {
 		a.t.Fatalf("dialled listener %d, but listener %d answered", i, via)
 	}
@@ -195,6 +229,7 @@ func (a *app) hangUp(id engine.ConnID) {
 		if of != id {
 			continue
 		}
+		a.wake()
 		a.conns[id].close()
 		if !eventually(func() bool { return !sockets(a.t, a.in.PID())[inode] }) {
 			a.t.Fatalf("the instance does not close connection %d, whose client is gone\n%s", id, describe(a.in.PID()))
@@ -214,10 +249,12 @@ func (a *app) activate() {
 	if a.in.Dormant() {
 		a.t.Fatal("an active instance calls itself dormant")
 	}
+	a.on = true
 }
 
 func (a *app) park() {
 	a.t.Helper()
+	a.on = false
 	if err := a.in.Park(a.sub.process.program.parkLimit()); err != nil {
 		a.t.Fatalf("park: %v\n%s", err, describe(a.in.PID()))
 	}
@@ -261,6 +298,7 @@ func (a *app) checkpoint() image {
 // kill ends the instance; its connections end too.
 func (a *app) kill() {
 	a.t.Helper()
+	a.on = false
 	if err := a.in.Kill(); err != nil {
 		a.t.Fatalf("kill: %v", err)
 	}
