@@ -28,6 +28,9 @@ type Options struct {
 	// Deep also reads smaps, for MADV_DONTFORK, MADV_WIPEONFORK and device memory. It walks the page tables:
 	// about 1 ms for every 50 MiB of resident memory in small pages. Without it such regions go unnoticed.
 	Deep bool
+	// Engine is the engine that is to virtualise the process: EngineFork, which is meant by "", or EngineKmod, which
+	// copies in the kernel and keeps the process, so that other things stand in its way.
+	Engine string
 	// Tracer is the thread id of an engine that is entitled to trace the process now; 0: nobody is.
 	Tracer int
 }
@@ -169,9 +172,14 @@ func (in *inspection) note(object, text string) {
 	in.report.Notes = append(in.report.Notes, Note{Object: object, Text: text})
 }
 
+// inPlace tells whether instances are swapped within the process instead of being forks of it.
+func (in *inspection) inPlace() bool { return in.opts.Engine == EngineKmod }
+
 // alwaysNote adds what holds for every process.
 func (in *inspection) alwaysNote() {
-	in.note("timers", "alarm() and setitimer() cannot be seen from outside; an instance starts with none armed")
+	if !in.inPlace() { // the kernel module sees them
+		in.note("timers", "alarm() and setitimer() cannot be seen from outside; an instance starts with none armed")
+	}
 	in.note("random numbers", "a random generator seeded in user space goes on identically in every instance, "+
 		"unless its state is in a MADV_WIPEONFORK region")
 	if !in.opts.Deep {

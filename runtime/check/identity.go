@@ -40,7 +40,7 @@ func (in *inspection) checkIdentity() (ended bool, err error) {
 	} else if in.status.state == 'T' {
 		in.block(object, "it is stopped by a signal", fmt.Sprintf("continue it: kill -CONT %d", in.pid))
 	}
-	if n := len(in.status.nspid); n > 0 && in.status.nspid[n-1] == 1 {
+	if n := len(in.status.nspid); !in.inPlace() && n > 0 && in.status.nspid[n-1] == 1 {
 		in.block(object, "it is pid 1 of its pid namespace: it cannot create siblings, and its end would end all of them",
 			"put an init process before it: `corsa serve` and `corsa run` do so by themselves")
 	}

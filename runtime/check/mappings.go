@@ -77,6 +77,10 @@ func (in *inspection) checkMapping(m *mapping) {
 	case strings.HasPrefix(path, "socket:"):
 		in.refuse(m, "it is a ring shared with the kernel by a socket", "run the service without packet rings")
 	case path == "/dev/zero": // shared anonymous memory, or private zeroes
+		if m.shared() && in.inPlace() {
+			in.refuse(m, "it is shared anonymous memory, which a copy made in the kernel would share with the original",
+				"use the fork engine, which copies it, or let the service map it privately")
+		}
 	case strings.HasPrefix(path, "/dev/") && in.isDevice(m):
 		in.refuse(m, deviceReason,
 			"run the service without the device (for a GPU: software rendering)")
@@ -161,6 +165,9 @@ func (in *inspection) checkFlags(m *mapping, flags string) {
 	for flag := range strings.FieldsSeq(flags) {
 		switch flag {
 		case "dc":
+			if in.inPlace() {
+				continue // the kernel module copies it all the same
+			}
 			in.refuse(m, "MADV_DONTFORK keeps it out of every copy of the process", "let the service not use MADV_DONTFORK")
 		case "lo":
 			in.refuse(m, "it is locked in memory (mlock), which a copy is not", "start the service without mlock (memcached: without -k)")
@@ -171,6 +178,10 @@ func (in *inspection) checkFlags(m *mapping, flags string) {
 		case "io", "pf":
 			in.refuse(m, deviceReason, "run the service without the device")
 		case "wf":
+			if in.inPlace() {
+				in.note(m.object(), "MADV_WIPEONFORK: it is kept, so a random generator in it goes on identically in every instance")
+				continue
+			}
 			in.note(m.object(), "MADV_WIPEONFORK: it begins as zeroes in every instance, so that random generators in it reseed")
 		}
 	}
