@@ -42,7 +42,8 @@ func TestBadAnnotations(t *testing.T) {
 		{"chekpoint=every", `dev.corsa.chekpoint; did you mean dev.corsa.checkpoint?`},
 		{"app_key=uid", `did you mean dev.corsa.app-key?`},
 		{"zzzzzzzzzzzz=1", `dev.corsa.zzzzzzzzzzzz: there is no such key; dev.corsa.app-key, dev.corsa.checkpoint`},
-		{"engine=kmod", `dev.corsa.engine="kmod"; auto, fork`},
+		{"engine=criu", `dev.corsa.engine="criu"; auto, fork, kmod`},
+		{"engine=kmod; concurrency=parallel", `dev.corsa.concurrency="parallel"; contradicts dev.corsa.engine; strict`},
 		{"gate=binder", `dev.corsa.gate="binder"; socket`},
 		{"app-key=gid", `dev.corsa.app-key="gid"; uid, pid, cgroup, connection`},
 		{"checkpoint=every=0", `dev.corsa.checkpoint="every=0"; less than 1`},
@@ -134,7 +135,7 @@ func random(r *rand.Rand) *spec.Service {
 		return "/" + pick("run", "tmp", "srv/a b") + "/" + pick("x", "y,z", `b\s`, "ü", `,\,`, "'\"") + fmt.Sprint(r.IntN(1000000))
 	}
 	s := spec.Default()
-	s.Engine = pick("auto", "fork")
+	s.Engine = pick("auto", "fork", "kmod")
 	s.AppKey = spec.AppKey(pick("uid", "pid", "cgroup", "connection"))
 	for range 1 + r.IntN(3) {
 		s.Endpoints = append(s.Endpoints, spec.Endpoint{Network: "unix", Address: path()})
@@ -158,7 +159,9 @@ func random(r *rand.Rand) *spec.Service {
 		reply[i] = byte(r.IntN(256))
 	}
 	s.CrashReply = string(reply)
-	s.Concurrency = spec.Concurrency(pick("strict", "parallel"))
+	if s.Engine != "kmod" {
+		s.Concurrency = spec.Concurrency(pick("strict", "parallel"))
+	}
 	for range r.IntN(3) {
 		s.Shared = append(s.Shared, path()+"s")
 	}

@@ -10,7 +10,7 @@ import (
 
 // The legal values, as error messages and help texts show them.
 const (
-	LegalEngine       = "auto, fork"
+	LegalEngine       = "auto, fork, kmod"
 	LegalGate         = "socket"
 	LegalAppKey       = "uid, pid, cgroup, connection"
 	LegalConcurrency  = "strict, parallel"
@@ -114,7 +114,7 @@ func ParseConcurrency(s string) (Concurrency, error) {
 
 // ParseEngine reads the name of an engine.
 func ParseEngine(s string) (string, error) {
-	if s == "auto" || s == "fork" {
+	if s == "auto" || s == "fork" || s == "kmod" {
 		return s, nil
 	}
 	return "", bad(LegalEngine, "there is no engine %q", s)

@@ -69,7 +69,7 @@ type Endpoint struct {
 
 // Service is a validated declaration of one virtualised service. The zero value is not valid; see Default.
 type Service struct {
-	Engine       string     // "auto" or "fork"
+	Engine       string     // "auto", "fork" or "kmod"
 	Gate         string     // "socket"
 	Endpoints    []Endpoint // at least one
 	AppKey       AppKey

@@ -51,6 +51,10 @@ func (s *Service) contradictions(noEndpoint bool) error {
 			report(KeyShared, path, "is listed twice", "each path once")
 		}
 	}
+	if s.Engine == "kmod" && s.Concurrency == Parallel {
+		report(KeyConcurrency, string(s.Concurrency),
+			"contradicts "+KeyEngine+"=kmod: all instances are the same process, and one runs at a time", "strict; or another engine")
+	}
 	if strings.ContainsRune(s.Warm, 0) {
 		report(KeyWarm, s.Warm, "contains a NUL byte", "a shell command")
 	}
