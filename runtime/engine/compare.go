@@ -9,6 +9,7 @@ var ErrHidden = errors.New("page frame numbers are hidden")
 type Comparer interface {
 	// Dirty counts the pages of this image's private memory whose contents are not those of parent, an image of the
 	// same service. Pages that only parent has do not count. It walks page tables: O(resident memory), and reads
-	// both pages where they are not one; not for the transaction path. ErrHidden, ErrGone.
+	// both pages where they are not one; not for the transaction path. It may overlap with all other calls: if one of
+	// the images is discarded meanwhile the error is ErrGone. ErrHidden.
 	Dirty(parent Image) (pages int64, err error)
 }

@@ -175,31 +175,6 @@ func (m *Monitor) discard(h *holding, ids []instance.ID) {
 	}
 }
 
-// enforceBytes measures h's checkpoints and discards the oldest ones until the rest keeps to the budget. Measuring
-// walks page tables, so it is done aside, after the checkpoint was acknowledged.
-func (m *Monitor) enforceBytes(h *holding) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	m.measure(h)
-	surplus, err := m.ledger.trim(h.app)
-	if err != nil {
-		m.log.WithField("app", string(h.app)).WithError(err).Error("cannot keep the history to its budget")
-		return
-	}
-	m.discard(h, surplus)
-}
-
-// measure puts the present sizes of h's checkpoints on the ledger.
-func (m *Monitor) measure(h *holding) {
-	for id, img := range h.images {
-		mem, err := img.Memory()
-		if err != nil {
-			continue // it is found to be gone when it is needed
-		}
-		m.ledger.measured(h.app, id, mem.Unique)
-	}
-}
-
 // Crashed implements gate.Monitor.
 func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exit, open []engine.ConnID) (gate.Replacement, error) {
 	h := m.holding(app)

@@ -37,7 +37,15 @@ func (m *Monitor) checkpointNow(ctx context.Context, app instance.App, tag strin
 		view, err = m.capture(ctx, h, manual, tag, held.Conns)
 		return gate.Replacement{}, err
 	})
-	return view, err
+	if err != nil {
+		return view, err
+	}
+	// The app goes on meanwhile. That there is a checkpoint is true, whatever is known of its size.
+	if err := m.compare(m.holding(app), instance.ID(view.ID)); err != nil {
+		m.log.WithField("app", string(app)).WithField("checkpoint", view.ID).WithError(err).Warn("cannot count its dirty pages")
+	}
+	view.DirtyPages = m.ledger.dirtyPages(app, instance.ID(view.ID))
+	return view, nil
 }
 
 // restore puts app back into the state that the revision to names; "" is the newest.
@@ -143,8 +151,11 @@ func (m *Monitor) history(app instance.App) (instance.History, error) {
 	}
 	h := m.holding(app)
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	m.measure(h)
+	h.mu.Unlock()
+	if err := m.compare(h, ""); err != nil {
+		return instance.History{}, err
+	}
 	v, err := m.ledger.history(app)
 	v.Base.Handle = nil
 	for i := range v.Checkpoints {

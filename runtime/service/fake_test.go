@@ -161,6 +161,13 @@ func (m *fakeImage) Memory() (engine.Memory, error) {
 }
 func (m *fakeImage) Handle() json.RawMessage { return handleOf(m.n) }
 
+// Dirty names both images: a test can tell which were compared.
+func (m *fakeImage) Dirty(parent engine.Image) (int64, error) {
+	return pages(m, parent.(*fakeImage)), nil
+}
+
+func pages(img, parent *fakeImage) int64 { return int64(1000*img.n + parent.n) }
+
 func (m *fakeImage) Discard() error {
 	m.e.mu.Lock()
 	defer m.e.mu.Unlock()

@@ -215,11 +215,23 @@ func (l *ledger) crashed(app instance.App, exit engine.Exit, transactions uint64
 	}, nil)
 }
 
-// measured notes what of a checkpoint is not shared with anything else, in bytes. It is not worth a line in the journal.
-func (l *ledger) measured(app instance.App, id instance.ID, unique int64) {
+// measured notes sizes of a checkpoint that have become known: how many pages differ from its parent's, and what is not
+// shared with anything else, in bytes; nil leaves one as it is. It is not worth a line in the journal.
+func (l *ledger) measured(app instance.App, id instance.ID, dirtyPages, unique *int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, _ = l.model.Measure(time.Now(), app, id, nil, &unique) // it has been discarded meanwhile
+	_, _ = l.model.Measure(time.Now(), app, id, dirtyPages, unique) // it has been discarded meanwhile
+}
+
+// dirtyPages is what is known of a checkpoint; nil if nothing.
+func (l *ledger) dirtyPages(app instance.App, id instance.ID) *int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, err := l.model.Get(app, id)
+	if err != nil {
+		return nil // it has been discarded meanwhile
+	}
+	return c.DirtyPages
 }
 
 // trim discards what is above the limits, now that sizes are known, and returns it.

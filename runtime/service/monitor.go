@@ -65,6 +65,8 @@ type heldImage struct {
 	engine.Image
 	// foreign says that it was taken under an earlier monitor. Connection numbers in it mean nothing to this gate.
 	foreign bool
+	// comparedWith is the parent against which its dirty pages were counted; "" before that.
+	comparedWith instance.ID
 }
 
 // RunOptions are those of Run.

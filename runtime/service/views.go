@@ -54,12 +54,14 @@ type AppView struct {
 
 // CheckpointView describes a checkpoint just taken. Durations are in microseconds.
 type CheckpointView struct {
-	App       instance.App `json:"app"`
-	ID        string       `json:"id"`
-	Tag       string       `json:"tag,omitempty"`
-	CaptureUS float64      `json:"captureMicroseconds"`
-	ForkUS    float64      `json:"forkMicroseconds"`
-	TotalUS   float64      `json:"totalMicroseconds"`
+	App instance.App `json:"app"`
+	ID  string       `json:"id"`
+	Tag string       `json:"tag,omitempty"`
+	// DirtyPages differ from those of its parent; absent if that could not be counted.
+	DirtyPages *int64  `json:"dirtyPages,omitempty"`
+	CaptureUS  float64 `json:"captureMicroseconds"`
+	ForkUS     float64 `json:"forkMicroseconds"`
+	TotalUS    float64 `json:"totalMicroseconds"`
 }
 
 // RestoreView describes a restore just done.
