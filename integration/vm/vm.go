@@ -1,0 +1,237 @@
+package vm
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ErrTimeout says that a VM was ended because its time was over.
+var ErrTimeout = errors.New("the VM's time is over")
+
+// ErrNoStatus says that the VM ended before its command did, without a complaint of the kernel.
+var ErrNoStatus = errors.New("the VM ended before its command")
+
+// File is a file or a directory of the host and where the guest finds it.
+type File struct {
+	Host  string
+	Guest string // absolute
+}
+
+// Options describe one run of a VM.
+type Options struct {
+	Kernel string // as in Kernels
+	SMP    int    // virtual CPUs; 0 means 1
+	Memory int    // MiB; 0 means 512
+	// Programs of the host, by name or path, that are on the guest's disk at the same path, with all that they load.
+	// The guest always has busybox for what is missing.
+	Programs []string
+	// Files belong to this run alone. They pass through the guest's memory, so they should not be large. A program
+	// brings the libraries that are not on the disk.
+	Files []File
+	// Load names the modules that are loaded before the command starts, each with its parameters: "binder",
+	// "corsa debug=1". All modules that were built are in /lib/vm of the guest.
+	Load []string
+	// CorsaModule is the path of a corsa.ko to be used instead of the cache's.
+	CorsaModule string
+	KernelArgs  []string      // for the kernel's command line
+	Env         []string      // NAME=VALUE, for the command, besides PATH, HOME, VM_KERNEL and VM_OUT
+	Dir         string        // where the command runs; "" means /root
+	Command     []string      // looked up in the guest's PATH
+	Timeout     time.Duration // for the whole run; 0 means 10 minutes
+	Stdout      io.Writer     // nil: discarded
+	Stderr      io.Writer     // nil: discarded
+	Console     io.Writer     // a copy of what the kernel says while it runs; may be nil
+	Output      string        // an existing directory that receives what the command leaves in /out; "": discarded
+
+	interactive bool
+}
+
+// Result is what is left of a run.
+type Result struct {
+	Code    int    // exit code of the command
+	Console string // what the kernel wrote to the console: warnings and worse
+	Dmesg   string // the kernel's whole log
+}
+
+func (o *Options) defaults() {
+	if o.SMP == 0 {
+		o.SMP = 1
+	}
+	if o.Memory == 0 {
+		o.Memory = 512
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Minute
+	}
+	for _, w := range []*io.Writer{&o.Stdout, &o.Stderr, &o.Console} {
+		if *w == nil {
+			*w = io.Discard
+		}
+	}
+}
+
+// Run boots the kernel, runs the command in it and waits until QEMU has ended. The error is a *KernelError if the
+// kernel complained, whatever the command said; ErrTimeout or ErrNoStatus, with the console, if the command did not
+// come to its end. A command that fails is no error: see Result.Code.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	o.defaults()
+	if len(o.Command) == 0 {
+		return nil, errors.New("a VM needs a command")
+	}
+	k, err := FindKernel(o.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.prepare(k)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("kernel %s: %w after %s", k.Name, ErrTimeout, o.Timeout))
+	defer cancel()
+
+	var console, dmesg, status bytes.Buffer
+	var readers sync.WaitGroup
+	var filesErr error
+	receive := func(attach func(*os.File), read func(io.Reader) error) error {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		attach(w)
+		readers.Go(func() {
+			err := read(r)
+			if err != nil && filesErr == nil {
+				filesErr = err
+			}
+			_, _ = io.Copy(io.Discard, r) // a pipe that nobody reads would stop the guest
+			_ = r.Close()
+		})
+		return nil
+	}
+	copyTo := func(w io.Writer) func(io.Reader) error {
+		return func(r io.Reader) error { _, err := io.Copy(w, r); return err }
+	}
+	channel := func(name string) func(*os.File) { return func(f *os.File) { m.channel(name, f) } }
+	err = errors.Join(
+		receive(m.console, copyTo(io.MultiWriter(&console, o.Console))),
+		receive(channel("stdout"), copyTo(o.Stdout)),
+		receive(channel("stderr"), copyTo(o.Stderr)),
+		receive(channel("dmesg"), copyTo(&dmesg)),
+		receive(channel("status"), copyTo(&status)),
+		receive(channel("files"), func(r io.Reader) error { return unpack(r, o.Output) }),
+	)
+	if err != nil {
+		m.release()
+		readers.Wait()
+		return nil, err
+	}
+	runErr := m.run(ctx, nil)
+	readers.Wait()
+	_ = filesErr
+	return o.conclude(k, runErr, status.String(), &Result{Console: clean(console.String()), Dmesg: dmesg.String()})
+}
+
+func (o *Options) prepare(k Kernel) (*machine, error) {
+	programs, err := programClosure(o.Programs)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := programs.image()
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := o.initrd(k, programs)
+	if err != nil {
+		return nil, err
+	}
+	return o.newMachine(k, initrd, disk), nil
+}
+
+// conclude judges a run by what the kernel and the guest's first program have said.
+func (o *Options) conclude(k Kernel, runErr error, status string, r *Result) (*Result, error) {
+	for _, text := range []string{r.Console, r.Dmesg} {
+		if line := complaint(text); line != "" {
+			return r, &KernelError{Kernel: k.Name, Line: line, Console: text}
+		}
+	}
+	if runErr != nil {
+		return r, fmt.Errorf("%w\n--- console ---\n%s", runErr, r.Console)
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(status), "exit ")
+	code, err := strconv.Atoi(text)
+	if !ok || err != nil {
+		return r, fmt.Errorf("kernel %s: %w\n--- console ---\n%s", k.Name, ErrNoStatus, r.Console)
+	}
+	r.Code = code
+	return r, nil
+}
+
+// Shell boots the kernel with the caller's terminal as its console and a shell on it, until the shell ends.
+func Shell(ctx context.Context, o Options) error {
+	o.defaults()
+	o.interactive = true
+	k, err := FindKernel(o.Kernel)
+	if err != nil {
+		return err
+	}
+	m, err := o.prepare(k)
+	if err != nil {
+		return err
+	}
+	m.terminal()
+	return m.run(ctx, func(cmd *exec.Cmd) { cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr })
+}
+
+// unpack reads the guest's files into dir.
+func unpack(r io.Reader, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("files of the VM: %w", err)
+		}
+		name := filepath.Clean(h.Name)
+		switch h.Typeflag {
+		case tar.TypeDir:
+			err = root.MkdirAll(name, 0o755)
+		case tar.TypeReg:
+			err = writeFile(root, name, t, os.FileMode(h.Mode).Perm())
+		}
+		if err != nil {
+			return fmt.Errorf("file %s of the VM: %w", h.Name, err)
+		}
+	}
+}
+
+func writeFile(root *os.Root, name string, r io.Reader, mode os.FileMode) error {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
+
+// clean makes the console's text fit for a terminal and a log.
+func clean(s string) string { return strings.ReplaceAll(s, "\r", "") }
