@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 )
@@ -54,6 +55,12 @@ type globals struct {
 // Main runs the command line args and returns the exit code.
 func Main(args []string) int {
 	g := &globals{Log: logrus.StandardLogger()}
+	// Whatever else the caller has open is not for what we start: a monitor would hold it for good, and a program that
+	// has it could not be virtualised. Verbs pass on by number what is meant to be (--preserve-fds).
+	if err := utils.CloseExecFrom(3); err != nil {
+		g.report(fmt.Errorf("keep inherited descriptors from programs: %w", err))
+		return exitFailure
+	}
 	root, running := newRootCommand(g)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()

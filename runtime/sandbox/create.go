@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Options describe a container to create.
@@ -26,6 +27,9 @@ type Options struct {
 	ExtraFiles   []*os.File
 	NoPivot      bool // use MS_MOVE instead of pivot_root; for a root on a ramdisk
 	NoNewKeyring bool // stay in the caller's session keyring
+	// Affinity are the CPUs that the container's processes may use. nil: all of its cgroup, as with runc, whatever the
+	// caller may use. A bundle that names CPUs (linux.resources.cpu.cpus) goes before it.
+	Affinity *unix.CPUSet
 }
 
 // Create makes the container and brings it to the point where Start executes its program. Whatever can be known
@@ -101,6 +105,11 @@ func (s *Sandbox) startInit(o *Options, spec *specs.Spec) error {
 		return err
 	}
 	s.init = p
+	if o.Affinity != nil && !namesCPUs(spec) {
+		if err := pin(p.pid, o.Affinity); err != nil {
+			return err
+		}
+	}
 	if rp != nil {
 		program, err := lookProgram(p.pid, spec)
 		if err != nil {

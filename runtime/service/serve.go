@@ -55,6 +55,10 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	if err := spec.WriteBundle(l.bundle(), o.Host); err != nil {
 		return err
 	}
+	cpus := new(unix.CPUSet)
+	if err := unix.SchedGetaffinity(0, cpus); err != nil {
+		return fmt.Errorf("read which CPUs this process may use: %w", err)
+	}
 	output, theirs, err := os.Pipe()
 	if err != nil {
 		return err
@@ -62,7 +66,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	defer output.Close()
 	box, err := sandbox.Create(ctx, sandbox.Options{
 		Root: o.Root, ID: o.ID, Bundle: l.bundle(), Reaper: true, PIDFile: o.PIDFile,
-		Stdio: sandbox.Stdio{Out: theirs, Err: theirs},
+		Stdio: sandbox.Stdio{Out: theirs, Err: theirs}, Affinity: cpus,
 	})
 	_ = theirs.Close()
 	if err != nil {
