@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -224,6 +225,12 @@ func parentOf(t *testing.T, pid int) int {
 	return ppid
 }
 
+// cgroup is the name of the service's cgroup: no other root has one like it.
+func (s *served) cgroup() string {
+	sum := sha256.Sum256([]byte(s.root))
+	return fmt.Sprintf("%s-%x", s.id, sum[:4])
+}
+
 // traces are all signs of the service that the host shows: processes, cgroups, mounts, files.
 func (s *served) traces() []string {
 	s.t.Helper()
@@ -239,7 +246,7 @@ func (s *served) traces() []string {
 		}
 		text := strings.ReplaceAll(string(cmdline), "\x00", " ")
 		cgroup, _ := os.ReadFile(p + "/cgroup") // it has ended
-		if strings.Contains(text, s.root) || strings.Contains(text, s.socket) || strings.Contains(string(cgroup), "/"+s.id+"\n") {
+		if strings.Contains(text, s.root) || strings.Contains(text, s.socket) || strings.Contains(string(cgroup), "/"+s.cgroup()+"\n") {
 			found = append(found, p+": "+text)
 		}
 	}
@@ -253,7 +260,7 @@ func (s *served) traces() []string {
 		}
 	}
 	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == s.id {
+		if err == nil && d.IsDir() && d.Name() == s.cgroup() {
 			found = append(found, path)
 		}
 		return nil

@@ -19,7 +19,9 @@ func TestVersion(t *testing.T) {
 	if again := c.ok("-v"); again != text {
 		t.Errorf("-v prints\n%s", again)
 	}
-	var features struct{ Corsa struct{ Version, Commit string } }
+	var features struct {
+		Corsa struct{ Version, Commit string }
+	}
 	if err := json.Unmarshal([]byte(c.ok("features")), &features); err != nil {
 		t.Fatal(err)
 	}

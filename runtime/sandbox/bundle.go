@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,7 +75,7 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 	}
 	rootless := os.Geteuid() != 0
 	cfg, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
-		CgroupName:      o.ID,
+		CgroupName:      cmp.Or(o.CgroupName, o.ID),
 		NoPivotRoot:     o.NoPivot,
 		NoNewKeyring:    o.NoNewKeyring,
 		Spec:            &s,

@@ -19,6 +19,9 @@ type Options struct {
 	Bundle string      // bundle directory
 	Spec   *specs.Spec // nil: Bundle's config.json. Relative paths in it are taken from Bundle
 	Stdio  Stdio
+	// CgroupName is the last part of the cgroup's path where the bundle names none (linux.cgroupsPath). "": ID, as with
+	// runc, which two containers with one id under different roots then share.
+	CgroupName string
 	// Reaper puts a tiny pid 1 of ours in front of the program; see ServicePID. The container needs /proc.
 	Reaper bool
 	// PIDFile, if set, receives the host pid of the container's pid 1.

@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +37,12 @@ func (l layout) supervisorLock() string {
 func (l layout) log() string     { return filepath.Join(l.dir(), "monitor.log") }
 func (l layout) output() string  { return filepath.Join(l.dir(), "service.log") }
 func (l layout) sockets() string { return filepath.Join(l.dir(), "sockets") }
+
+// cgroupName tells services apart that have one id under different roots.
+func (l layout) cgroupName() string {
+	sum := sha256.Sum256([]byte(l.root))
+	return l.id + "-" + hex.EncodeToString(sum[:4])
+}
 
 // bundle is where `corsa serve` keeps the bundle that it generates. libcontainer does not take a state directory
 // that exists, so it cannot lie in there; a leading dot keeps it apart from containers.

@@ -65,7 +65,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	}
 	defer output.Close()
 	box, err := sandbox.Create(ctx, sandbox.Options{
-		Root: o.Root, ID: o.ID, Bundle: l.bundle(), Reaper: true, PIDFile: o.PIDFile,
+		Root: o.Root, ID: o.ID, CgroupName: l.cgroupName(), Bundle: l.bundle(), Reaper: true, PIDFile: o.PIDFile,
 		Stdio: sandbox.Stdio{Out: theirs, Err: theirs}, Affinity: cpus,
 	})
 	_ = theirs.Close()
