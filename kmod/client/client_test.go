@@ -43,20 +43,20 @@ func fail(errno unix.Errno) clienttest.Reply {
 
 func TestOpen(t *testing.T) {
 	for _, c := range []struct {
-		kernel clienttest.Kernel
+		kernel *clienttest.Kernel
 		want   error
 		text   string
 	}{
-		{clienttest.Kernel{OpenErrno: unix.ENOENT}, client.ErrNoModule, "insmod"},
-		{clienttest.Kernel{OpenErrno: unix.ENXIO}, client.ErrNoModule, "/dev/corsa"},
-		{clienttest.Kernel{OpenErrno: unix.EACCES}, os.ErrPermission, "/dev/corsa"},
-		{clienttest.Kernel{Replies: map[string]clienttest.Reply{"Version": fail(unix.ENOTTY)}}, client.ErrVersion, "same source"},
-		{clienttest.Kernel{Replies: map[string]clienttest.Reply{"Version": func(arg any) (int, unix.Errno) {
+		{&clienttest.Kernel{OpenErrno: unix.ENOENT}, client.ErrNoModule, "insmod"},
+		{&clienttest.Kernel{OpenErrno: unix.ENXIO}, client.ErrNoModule, "/dev/corsa"},
+		{&clienttest.Kernel{OpenErrno: unix.EACCES}, os.ErrPermission, "/dev/corsa"},
+		{&clienttest.Kernel{Replies: map[string]clienttest.Reply{"Version": fail(unix.ENOTTY)}}, client.ErrVersion, "same source"},
+		{&clienttest.Kernel{Replies: map[string]clienttest.Reply{"Version": func(arg any) (int, unix.Errno) {
 			arg.(*clienttest.Version).Major = clienttest.ABIMajor + 1
 			return 0, 0
 		}}}, client.ErrVersion, fmt.Sprint("version ", clienttest.ABIMajor+1)},
 	} {
-		d, err := client.OpenWith(&c.kernel)
+		d, err := client.OpenWith(c.kernel)
 		if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.text) {
 			t.Errorf("%v, want %v and %q", err, c.want, c.text)
 		}
