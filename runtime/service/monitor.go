@@ -57,6 +57,7 @@ type holding struct {
 	images map[instance.ID]*heldImage
 	// given says that the gate has the instance: what is done with it has to be done in Gate.Hold.
 	given bool
+	left  bool   // the app has ended; only tagged checkpoints are left
 	prior uint64 // transactions under earlier monitors
 }
 
@@ -200,7 +201,7 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	m.event(Event{Type: EventStop})
 	endGate()
 	err = <-gateDone
-	err = errors.Join(err, m.destroy())
+	err = errors.Join(err, m.destroy(), removePublic(m.svc))
 	m.bus.close()
 	cancel()
 	return errors.Join(err, <-controlDone, m.forget())

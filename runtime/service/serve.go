@@ -178,11 +178,7 @@ func stopOffline(l layout) error {
 		errs = append(errs, err)
 	}
 	if rec != nil {
-		for _, e := range rec.Service.Endpoints {
-			if e.Network == "unix" {
-				errs = append(errs, removeStale(e.Address))
-			}
-		}
+		errs = append(errs, removePublic(&rec.Service))
 	}
 	for _, path := range []string{l.record(), l.journal(), l.control()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -200,11 +196,11 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	if err != nil {
 		return err
 	}
-	status, err := box.Status()
+	state, err := box.State()
 	if err != nil {
 		return err
 	}
-	if Virtualised(r) && (force || status == sandbox.Stopped) {
+	if Virtualised(r) && (force || state.Status == sandbox.Stopped) {
 		if err := Stop(ctx, r); err != nil {
 			return err
 		}
@@ -212,7 +208,12 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	if err := box.Delete(ctx, force); err != nil {
 		return err
 	}
-	return removeBundle(r.layout())
+	// Its processes are gone now, those of a service that could not be virtualised, too.
+	var errs []error
+	if svc, err := Declared(state.Annotations); err == nil && svc != nil { // what is malformed was never served
+		errs = append(errs, removePublic(svc))
+	}
+	return errors.Join(append(errs, removeBundle(r.layout()))...)
 }
 
 // Kill sends a signal to the service r.ID, which is virtualised. SIGTERM, SIGINT and SIGQUIT, which would end an

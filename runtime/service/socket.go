@@ -11,6 +11,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/gate/socket"
+	"corsa.dev/corsa/spec"
 )
 
 // maxSunPath is how long the name of a unix socket may be, without the final zero byte.
@@ -59,21 +62,13 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeStale removes the public socket path if nobody listens there: a monitor that was killed has left it.
-func removeStale(path string) error {
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode()&fs.ModeSocket == 0 {
-		return nil
+// removePublic removes what stands at the service's public unix sockets after its end.
+func removePublic(svc *spec.Service) error {
+	var errs []error
+	for _, e := range svc.Endpoints {
+		if e.Network == "unix" {
+			errs = append(errs, socket.RemoveStale(e.Address))
+		}
 	}
-	if err != nil {
-		return err
-	}
-	conn, err := dialUnix(context.Background(), path)
-	if err == nil {
-		return conn.Close()
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return nil
-	}
-	return os.Remove(path)
+	return errors.Join(errs...)
 }
