@@ -43,10 +43,15 @@ func runDetached(ctx context.Context, g *globals, o sandbox.Options, consoleSock
 	if err != nil {
 		return err
 	}
-	if err := g.start(ctx, s); err != nil {
-		return errors.Join(err, s.Delete(ctx, true))
+	err = g.start(ctx, s)
+	if err == nil {
+		return nil
 	}
-	return nil
+	ref, rerr := g.ref(s.ID())
+	if rerr != nil {
+		return errors.Join(err, rerr, s.Delete(ctx, true))
+	}
+	return errors.Join(err, service.Delete(ctx, ref, true))
 }
 
 func runAttached(ctx context.Context, g *globals, o sandbox.Options, keep bool) error {

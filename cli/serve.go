@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -29,8 +30,9 @@ func newServeCommand(g *globals) *cobra.Command {
 		Short: "Run a program of the host as a service, with a private instance for every app",
 		Long: "Serve runs a program of the host in a sandbox, waits until it listens, and takes its place at the sockets that it\n" +
 			"listens on: from then on every app that connects has its own instance. The program sees the host's files read-only\n" +
-			"and has /run and /tmp for itself. Without --detach serve stays, shows what the program prints, and deletes\n" +
-			"everything when it is interrupted.",
+			"and has /run and /tmp for itself. It has the CPUs of the caller (taskset). Without --detach serve stays, shows what\n" +
+			"the program prints on its standard output, and deletes everything when it is interrupted. With --detach that is in\n" +
+			"service.log in the directory ID of the state root, of which the last 8 to 16 MiB are kept.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := f.options(args)
@@ -54,7 +56,7 @@ func newServeCommand(g *globals) *cobra.Command {
 				return err
 			}
 			g.Log.WithField("service", id).Info("serving; interrupt to end")
-			return attend(ctx, ref, cmd.OutOrStdout())
+			return attend(ctx, g.Log, ref, cmd.OutOrStdout())
 		},
 	}
 	fl := cmd.Flags()
@@ -80,11 +82,25 @@ func freeID(root, program string) string {
 	}
 }
 
-// attend stays with a service until it ends or ctx is done, and deletes it then.
-func attend(ctx context.Context, ref service.Ref, out io.Writer) error {
+// attend stays with a service until it ends or ctx is done, and deletes it then. If nobody reads out any more, which
+// would end the program itself in the next pipe, it ends, too; otherwise what cannot be shown is a warning.
+func attend(ctx context.Context, log *logrus.Logger, ref service.Ref, out io.Writer) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	// Taken instead of ignored, so that it is not ignored in what is started. The write says EPIPE.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	following, stop := context.WithCancel(context.Background())
 	shown := make(chan error, 1)
-	go func() { shown <- follow(following, service.OutputPath(ref), out) }()
+	go func() {
+		err := follow(following, service.OutputPath(ref), out)
+		switch {
+		case errors.Is(err, unix.EPIPE):
+			end()
+		case err != nil:
+			log.WithField("service", ref.ID).WithError(err).Warnf("it is still in %s", service.OutputPath(ref))
+		}
+		shown <- err
+	}()
 	err := untilEnd(ctx, ref)
 	stop()
 	serr := <-shown

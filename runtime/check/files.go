@@ -55,8 +55,8 @@ func (in *inspection) checkOpenFile(f *openFile) {
 	case f.Shared:
 		in.note(f.object(f.Target), "declared shared: all instances write to the same file, and no restore undoes that")
 	case f.FD.FD <= 2:
-		in.block(f.object(f.Target), "standard output is a file open for writing, and a restore would not undo writes to it",
-			in.shareHint(f.Target, "or let standard output be a pipe"))
+		in.block(f.object(f.Target), "it is a file that the program prints to, and a restore would not undo that",
+			in.shareHint(f.Target, "or let it be a pipe: `… 2>&1 | cat`"))
 	default:
 		in.block(f.object(f.Target), "it is open for writing: instances would write into the same file, and a restore would not undo it",
 			in.shareHint(f.Target, "or let the service not keep it open"))
