@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -125,28 +126,32 @@ func (c *closure) file(path string) error {
 	return nil
 }
 
-// needed adds what the file at path is loaded with: a script's interpreter, a program's loader and libraries.
+// needed adds what the file at path is started with: a script's interpreter, or what a program loads.
 func (c *closure) needed(path string, info fs.FileInfo) error {
-	head := make([]byte, 256)
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	n, _ := f.Read(head)
 	defer func() { _ = f.Close() }()
-	head = head[:n]
+	line, err := bufio.NewReaderSize(f, 256).ReadSlice('\n')
+	if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
+		return err
+	}
 	switch {
-	case bytes.HasPrefix(head, []byte("#!")) && info.Mode()&0o111 != 0:
-		line, _, _ := strings.Cut(string(head[2:]), "\n")
-		if words := strings.Fields(line); len(words) > 0 && filepath.IsAbs(words[0]) {
+	case bytes.HasPrefix(line, []byte(elf.ELFMAG)):
+		return c.loaded(path, f)
+	case bytes.HasPrefix(line, []byte("#!")) && info.Mode()&0o111 != 0:
+		if words := strings.Fields(string(line[2:])); len(words) > 0 && filepath.IsAbs(words[0]) {
 			if _, err := os.Stat(words[0]); err == nil {
 				return c.file(words[0])
 			}
 		}
-		return nil
-	case !bytes.HasPrefix(head, []byte(elf.ELFMAG)):
-		return nil
 	}
+	return nil
+}
+
+// loaded adds the loader and the libraries of the file at path, if it is a program or a library.
+func (c *closure) loaded(path string, f io.ReaderAt) error {
 	e, err := elf.NewFile(f)
 	if err != nil || e.Class != elf.ELFCLASS64 || e.Machine != elf.EM_X86_64 || (e.Type != elf.ET_EXEC && e.Type != elf.ET_DYN) {
 		return nil // data, as far as this machine is concerned
@@ -176,6 +181,28 @@ func (c *closure) needed(path string, info fs.FileInfo) error {
 		}
 	}
 	return nil
+}
+
+// below adds what the programs load that are at or below path. They themselves are not added.
+func (c *closure) below(path string) error {
+	return filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && d.Type()&fs.ModeSymlink != 0 {
+			return nil // a link to nothing is copied as such
+		}
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		return c.loaded(path, f)
+	})
 }
 
 // library finds what the dynamic loader would.

@@ -70,14 +70,7 @@ func (o *Options) files(c *cpioWriter, disk *closure) error {
 			return fmt.Errorf("file %s: its path in the VM, %q, is not absolute", file.Host, file.Guest)
 		}
 		c.tree(payload(file.Guest), file.Host)
-		info, err := os.Stat(file.Host)
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			continue
-		}
-		if err := libraries.needed(file.Host, info); err != nil {
+		if err := libraries.below(file.Host); err != nil {
 			return err
 		}
 	}
