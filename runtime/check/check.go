@@ -46,6 +46,19 @@ type Report struct {
 	FDs      []FD             `json:"fds"`
 }
 
+// RequireListeners adds a blocker for each address on which the process does not listen: no app could reach an
+// instance there. list is what Options.Listeners was.
+func (r *Report) RequireListeners(list []engine.Address) {
+	for i, a := range list {
+		if !slices.ContainsFunc(r.FDs, func(f FD) bool { return f.Kind == KindListener && f.Listener == i }) {
+			r.Blockers = append(r.Blockers, engine.Blocker{
+				Object: "listener " + a.Address, Reason: "the service does not listen there, so no app could reach an instance",
+				WayOut: "declare the address that the service is configured with",
+			})
+		}
+	}
+}
+
 // Note is something that does not block, but that the owner of the service should know.
 type Note struct {
 	Object string `json:"object"`

@@ -17,8 +17,16 @@ func IsExclusive(e Engine) bool {
 	return ok
 }
 
-// Signaller is implemented by an Instance whose PIDFD is not that of a process.
+// Signaller is implemented by a Service all of whose instances are one process.
 type Signaller interface {
-	// Signal sends sig to the instance; a dormant one gets it when it is activated. ErrGone: it has died.
+	// Signal sends sig to the process: the instance that is active gets it, or the one that is next. ErrGone: it has
+	// died.
 	Signal(sig unix.Signal) error
+}
+
+// Settler is implemented by an Instance of an Exclusive engine.
+type Settler interface {
+	// Settle returns when everything that /proc/PID shows is the instance's, which has to be active: a thread that
+	// sleeps in the kernel may otherwise be a moment late.
+	Settle() error
 }

@@ -130,6 +130,8 @@ type app struct {
 	conns map[engine.ConnID]*conn
 	ends  engine.Conns // the instance's ends
 	on    bool         // it was activated, and not parked or killed since
+
+	unseen bool // /proc has not shown it yet
 }
 
 // branch makes an instance of img and re-plumbs the connections in keep.
@@ -153,7 +155,7 @@ func (sub *subject) branch(img image, keep ...engine.ConnID) *app {
 		a.conns[p.ID] = a.adopted(p.FD)
 		a.ends[p.Inode] = p.ID
 	}
-	if !sub.exclusive { // else it shows when it is activated
+	if a.unseen = sub.exclusive; !a.unseen {
 		a.holdsEnds()
 	}
 	if len(plumbed) != len(keep) {
@@ -187,10 +189,22 @@ func (a *app) wake() {
 	}
 }
 
+// sockets returns the inodes of the sockets that the instance, which is to run, holds.
+func (a *app) sockets() map[uint64]bool {
+	a.t.Helper()
+	a.wake()
+	if in, ok := a.in.(engine.Settler); ok && a.on {
+		if err := in.Settle(); err != nil {
+			a.t.Fatalf("settle: %v\n%s", err, describe(a.in.PID()))
+		}
+	}
+	return sockets(a.t, a.in.PID())
+}
+
 // holdsEnds checks that the instance has its ends of all connections.
 func (a *app) holdsEnds() {
 	a.t.Helper()
-	held := sockets(a.t, a.in.PID())
+	held := a.sockets()
 	for inode, id := range a.ends {
 		if !held[inode] {
 			a.t.Fatalf("connection %d: the instance holds no socket:[%d]", id, inode)
@@ -201,8 +215,7 @@ func (a *app) holdsEnds() {
 // dial adds a connection to the i-th listener of an active instance.
 func (a *app) dial(i int) engine.ConnID {
 	a.t.Helper()
-	a.wake()
-	before := sockets(a.t, a.in.PID())
+	before := a.sockets()
 	fd, err := a.in.Dial(i)
 	if err != nil {
 		a.t.Fatalf("dial listener %d: %v", i, err)
@@ -213,7 +226,7 @@ func (a *app) dial(i int) engine.ConnID {
 	}
 	a.sub.nextID++
 	id := a.sub.nextID
-	for inode := range sockets(a.t, a.in.PID()) {
+	for inode := range a.sockets() {
 		if !before[inode] {
 			a.ends[inode] = id
 		}
@@ -231,7 +244,7 @@ func (a *app) hangUp(id engine.ConnID) {
 		}
 		a.wake()
 		a.conns[id].close()
-		if !eventually(func() bool { return !sockets(a.t, a.in.PID())[inode] }) {
+		if !eventually(func() bool { return !a.sockets()[inode] }) {
 			a.t.Fatalf("the instance does not close connection %d, whose client is gone\n%s", id, describe(a.in.PID()))
 		}
 		delete(a.ends, inode)
@@ -250,6 +263,10 @@ func (a *app) activate() {
 		a.t.Fatal("an active instance calls itself dormant")
 	}
 	a.on = true
+	if a.unseen {
+		a.unseen = false
+		a.holdsEnds()
+	}
 }
 
 func (a *app) park() {

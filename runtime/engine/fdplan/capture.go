@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +21,8 @@ type Capturer struct {
 	Conns      engine.Conns
 	Shared     []string // paths declared shared
 
-	dir      string
+	dir      int // /proc/PID/fd
+	infoDir  int // /proc/PID/fdinfo
 	buf      []byte
 	plan     Plan
 	links    map[int]string
@@ -32,7 +32,21 @@ type Capturer struct {
 // Run makes the plan. Everything that could not be made anew is refused by name, in an *engine.Refusal; a process that
 // has ended gives engine.ErrGone.
 func (c *Capturer) Run() (*Plan, error) {
-	c.dir = fmt.Sprintf("/proc/%d/fd", c.PID)
+	var err error
+	if c.dir, err = openDir(c.PID, "fd"); err != nil {
+		return nil, err
+	}
+	defer unix.Close(c.dir)
+	if c.infoDir, err = openDir(c.PID, "fdinfo"); err != nil {
+		return nil, err
+	}
+	defer unix.Close(c.infoDir)
+	buf := bufPool.Get().(*[]byte)
+	c.buf = *buf
+	defer func() {
+		*buf = c.buf
+		bufPool.Put(buf)
+	}()
 	if err := c.readLinks(); err != nil {
 		return nil, err
 	}
@@ -54,31 +68,43 @@ func (c *Capturer) Run() (*Plan, error) {
 	return &c.plan, nil
 }
 
+// bufPool has buffers for what is read of /proc. Tables are read while an instance stands still.
+var bufPool = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+
+func openDir(pid int, name string) (int, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/%s", pid, name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return fd, gone(pid, err)
+}
+
 func (c *Capturer) readLinks() error {
-	d, err := os.Open(c.dir)
-	if err != nil {
-		return gone(c.PID, err)
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return gone(c.PID, err)
-	}
-	c.links = make(map[int]string, len(names))
-	buf := make([]byte, 256)
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.dir, err)
-		}
-		n, err := unix.Readlinkat(int(d.Fd()), name, buf)
+	var names []string
+	for {
+		n, err := unix.Getdents(c.dir, c.buf)
 		if err != nil {
 			return gone(c.PID, err)
 		}
-		c.links[fd] = string(buf[:n])
+		if n == 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(c.buf[:n], -1, names)
+	}
+	c.links = make(map[int]string, len(names))
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			return fmt.Errorf("/proc/%d/fd: %w", c.PID, err)
+		}
+		n, err := unix.Readlinkat(c.dir, name, c.buf[:linkSize])
+		if err != nil {
+			return gone(c.PID, err)
+		}
+		c.links[fd] = string(c.buf[:n])
 	}
 	return nil
 }
+
+// linkSize is how much of a descriptor's path is looked at.
+const linkSize = 256
 
 // one plans one descriptor.
 func (c *Capturer) one(fd int, link string) error {
@@ -105,30 +131,25 @@ func (c *Capturer) block(fd int, what, reason, wayOut string) {
 	})
 }
 
-// info reads fdinfo.
+// info reads fdinfo. What it returns is valid until the next call.
 func (c *Capturer) info(fd int) ([]byte, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/fdinfo/%d", c.PID, fd))
+	f, err := unix.Openat(c.infoDir, strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, gone(c.PID, err)
 	}
-	defer f.Close()
-	if c.buf == nil {
-		c.buf = make([]byte, 0, 16<<10)
-	}
-	b := c.buf[:0]
-	for {
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		n, err := f.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if errors.Is(err, io.EOF) {
-			c.buf = b
-			return b, nil
+	defer unix.Close(f)
+	for got := 0; ; {
+		n, err := unix.Read(f, c.buf[got:])
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
 		if err != nil {
 			return nil, gone(c.PID, err)
 		}
+		if got += n; got < len(c.buf) { // the kernel makes the whole text at once: there is no more
+			return c.buf[:got], nil
+		}
+		c.buf = append(c.buf, make([]byte, len(c.buf))...)
 	}
 }
 
@@ -149,7 +170,7 @@ func openFlags(info []byte) (int, error) {
 
 func (c *Capturer) path(fd int, link string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("%s/%d", c.dir, fd), &st); err != nil {
+	if err := unix.Fstatat(c.dir, strconv.Itoa(fd), &st, 0); err != nil {
 		return gone(c.PID, err)
 	}
 	kind := st.Mode & unix.S_IFMT
@@ -204,10 +225,8 @@ func (c *Capturer) epoll(fd int) error {
 		if !bytes.HasPrefix(line, []byte("tfd:")) {
 			continue
 		}
-		var w Watch
-		var pos, ino uint64
-		if _, err := fmt.Sscanf(string(line), "tfd: %d events: %x data: %x pos:%d ino:%x", &w.FD, &w.Events, &w.Data,
-			&pos, &ino); err != nil {
+		w, ino, err := parseWatch(line)
+		if err != nil {
 			return fmt.Errorf("fdinfo line %q: %w", line, err)
 		}
 		link, open := c.links[w.FD]
@@ -220,6 +239,26 @@ func (c *Capturer) epoll(fd int) error {
 	}
 	c.plan.FDs = append(c.plan.FDs, p)
 	return nil
+}
+
+// parseWatch parses a line of an epoll's fdinfo: "tfd: %8d events: %8x data: %16llx  pos:%lli ino:%lx sdev:%x".
+func parseWatch(line []byte) (w Watch, ino uint64, err error) {
+	value := func(name string, base int) (v uint64) {
+		_, rest, ok := bytes.Cut(line, []byte(name+":"))
+		if !ok {
+			err = errors.Join(err, fmt.Errorf("no %s", name))
+			return 0
+		}
+		rest = bytes.TrimLeft(rest, " ")
+		if i := bytes.IndexAny(rest, " \n"); i >= 0 {
+			rest = rest[:i]
+		}
+		v, e := strconv.ParseUint(string(rest), base, 64)
+		err = errors.Join(err, e)
+		return v
+	}
+	w = Watch{FD: int(value("tfd", 10)), Events: uint32(value("events", 16)), Data: value("data", 16)}
+	return w, value("ino", 16), err
 }
 
 // LinkInode is N of "socket:[N]" or "pipe:[N]".
