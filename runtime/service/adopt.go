@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
-	"corsa.dev/corsa/runtime/engine/fork"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/gate/socket"
 	"corsa.dev/corsa/runtime/sandbox"
@@ -25,22 +24,7 @@ const (
 	listenLimit = 30 * time.Second // for the service to listen
 	warmLimit   = 5 * time.Minute  // for the warm-up command
 	quietLimit  = 10 * time.Second // for the service to come to rest
-	adoptTries  = 5                // connections of the warm-up may take a moment to go
-	adoptPause  = 100 * time.Millisecond
 )
-
-// engines are the engines that a service can be adopted with, the preferred one first.
-var engines = []engine.Engine{fork.New()}
-
-// pickEngine returns the engine of that name; auto is the first.
-func pickEngine(name string) (engine.Engine, error) {
-	for _, e := range engines {
-		if name == e.Name() || name == "auto" {
-			return e, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: there is no engine %q", ErrInvalid, name)
-}
 
 // adopt virtualises the service that runs in the sandbox.
 func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
@@ -65,27 +49,20 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 	if err != nil {
 		return m.explain(err)
 	}
-	if err := m.prepare(ctx, pid); err != nil {
-		return m.explain(err)
-	}
-	eng, err := pickEngine(svc.Engine)
+	list, err := m.candidates(svc)
 	if err != nil {
 		return err
+	}
+	if err := m.prepare(ctx, pid); err != nil {
+		return m.explain(err)
 	}
 	listeners := make([]engine.Address, len(svc.Endpoints))
 	for i, e := range svc.Endpoints {
 		listeners[i] = engine.Address(e)
 	}
-	target := m.target(pid, listeners)
-	for try := 1; ; try++ {
-		m.eng, err = eng.Adopt(ctx, target)
-		if err == nil {
-			break
-		}
-		if try == adoptTries || svc.Warm == "" || !errors.Is(err, engine.ErrRefused) {
-			return m.explain(err)
-		}
-		time.Sleep(adoptPause)
+	eng, err := m.adoptWith(ctx, list, m.target(pid, listeners))
+	if err != nil {
+		return m.explain(err)
 	}
 	m.rec = &record{
 		Version: recordVersion, Service: *svc, PID: pid, Listeners: listeners, Engine: eng.Name(), State: m.eng.Handle(),

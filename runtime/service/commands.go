@@ -121,6 +121,9 @@ func (m *Monitor) held(ctx context.Context, app instance.App, fn func(context.Co
 
 // signal sends sig to every instance. A dormant one gets it when it is activated.
 func (m *Monitor) signal(sig unix.Signal) error {
+	if one, ok := m.eng.(engine.Signaller); ok {
+		return ignoreGone(one.Signal(sig))
+	}
 	var errs []error
 	for _, h := range m.allHoldings() {
 		h.mu.Lock()
