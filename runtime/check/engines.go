@@ -25,8 +25,8 @@ var engines = []struct {
 	name  string
 	built bool
 }{
+	{EngineKmod, true},
 	{EngineFork, true},
-	{EngineKmod, false},
 	{EngineCRIU, false},
 }
 

@@ -125,14 +125,15 @@ func TestEngineStatus(t *testing.T) {
 			{Name: "a", Result: test.result, Detail: "because", WayOut: "so", RequiredBy: []string{EngineFork}},
 			{Name: "b", Result: No, Detail: "other", WayOut: "so", RequiredBy: []string{EngineKmod}},
 		}}
-		status := judgeEngines(report)[0]
+		list := judgeEngines(report)
+		kmod, status := list[0], list[1] // in the order in which auto tries them
 		if status.Name != EngineFork || status.Host != test.host || status.Available != test.host || len(status.Missing) != test.missing {
 			t.Errorf("%s: %+v", test.result, status)
 		}
 		if test.missing > 0 && status.Missing[0] != "a: because; way out: so" {
 			t.Errorf("missing %q", status.Missing)
 		}
-		if kmod := judgeEngines(report)[1]; kmod.Available || kmod.Built {
+		if kmod.Name != EngineKmod || kmod.Available || !kmod.Built || kmod.Host {
 			t.Errorf("%+v", kmod)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/kmod/client"
 )
 
 var systemTests = []test{
@@ -28,7 +30,8 @@ var systemTests = []test{
 		WayOut: "use Linux 5.2 or later with cgroup2, or mount the freezer hierarchy of cgroup v1",
 	}, testFreezer},
 	{Probe{
-		Name: "corsa-ko", Tests: "is the kernel module loaded", RequiredBy: []string{EngineKmod}, WayOut: "build and load corsa.ko (kmod/)",
+		Name: "corsa-ko", Tests: "is the kernel module loaded, in a version that this program speaks", RequiredBy: []string{EngineKmod},
+		WayOut: "build and load corsa.ko (kmod/); the fork engine does without it",
 	}, testModule},
 	{Probe{
 		Name: "binder", Tests: "does the kernel have Binder", UsefulFor: "Binder services",
@@ -160,11 +163,14 @@ func testFreezer() (string, error) {
 }
 
 func testModule() (string, error) {
-	_, err := os.Stat("/dev/corsa")
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", absent("there is no /dev/corsa")
+	switch p := client.Probe(); p.Result {
+	case client.Yes:
+		return p.Detail, nil
+	case client.No:
+		return "", absent("%s", p.Detail)
+	default:
+		return "", errors.New(p.Detail)
 	}
-	return "", err
 }
 
 func testBinder() (string, error) {
