@@ -16,7 +16,7 @@ var (
 	ErrQuarantined = errors.New("app is quarantined after a crash loop")
 	// ErrStopped is the same for policy on-crash=stop.
 	ErrStopped = errors.New("app is stopped after a crash")
-	// ErrUnknownApp says that the gate has never seen the app.
+	// ErrUnknownApp says that the gate has never seen the app, or that it has ended.
 	ErrUnknownApp = errors.New("no such app")
 )
 
@@ -29,6 +29,9 @@ type Monitor interface {
 	Checkpoint(ctx context.Context, app instance.App, trigger string, conns engine.Conns) error
 	// Crashed tells that the app's instance died and asks for the one that takes its place.
 	Crashed(ctx context.Context, app instance.App, exit engine.Exit, open []engine.ConnID) (Replacement, error)
+	// Left tells that the app can never come back: its connection or its process has ended. Its instance, which may
+	// be dead already, is ended and its checkpoints are discarded, except those that have a tag.
+	Left(ctx context.Context, app instance.App) error
 }
 
 // Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in

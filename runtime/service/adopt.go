@@ -16,6 +16,7 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/gate/socket"
+	"corsa.dev/corsa/runtime/instance"
 	"corsa.dev/corsa/runtime/sandbox"
 	"corsa.dev/corsa/spec"
 )
@@ -151,8 +152,16 @@ func (m *Monitor) newGate(bound func()) (gate.Gate, error) {
 			originals[i] = filepath.Join(procPath(m.rec.PID, "root"), e.Address)
 		}
 	}
+	var known []instance.App
+	if m.svc.AppKey == spec.AppKeyPID {
+		for _, a := range m.ledger.apps() {
+			if !m.departed(a.App) {
+				known = append(known, a.App)
+			}
+		}
+	}
 	return socket.New(socket.Config{
-		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(),
+		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
 	})
 }
 

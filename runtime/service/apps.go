@@ -27,6 +27,16 @@ func (m *Monitor) holding(app instance.App) *holding {
 	return h
 }
 
+// find returns app's holding, or for one that has just left an empty one that nobody else has.
+func (m *Monitor) find(app instance.App) *holding {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h := m.holdings[app]; h != nil {
+		return h
+	}
+	return &holding{app: app, images: map[instance.ID]*heldImage{}}
+}
+
 // Instance implements gate.Monitor.
 func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instance, error) {
 	h := m.holding(app)

@@ -19,7 +19,7 @@ const manual = "manual"
 
 // checkpointNow captures app at its next transaction boundary.
 func (m *Monitor) checkpointNow(ctx context.Context, app instance.App, tag string) (view CheckpointView, err error) {
-	if err := m.known(app); err != nil {
+	if err := m.absent(app); err != nil {
 		return view, err
 	}
 	if tag != "" {
@@ -50,7 +50,7 @@ func (m *Monitor) checkpointNow(ctx context.Context, app instance.App, tag strin
 
 // restore puts app back into the state that the revision to names; "" is the newest.
 func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (view RestoreView, err error) {
-	if err := m.known(app); err != nil {
+	if err := m.absent(app); err != nil {
 		return view, err
 	}
 	start := time.Now()
@@ -109,6 +109,10 @@ func (m *Monitor) held(ctx context.Context, app instance.App, fn func(context.Co
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
+		}
+		if h.left {
+			h.mu.Unlock()
+			return fmt.Errorf("app %s: %w", app, ErrLeft)
 		}
 		rep, err := fn(ctx, h, gate.Held{Instance: h.inst})
 		h.mu.Unlock()
@@ -192,7 +196,7 @@ func (m *Monitor) viewApps() []AppView {
 			Switches: s.Switches, BytesIn: s.BytesIn, BytesOut: s.BytesOut, WaitingSeconds: s.Waiting.Seconds(),
 			Checkpoints: a.Kept, Head: string(a.Head), Crashes: a.Crashes,
 		}
-		h := m.holding(a.App)
+		h := m.find(a.App)
 		h.mu.Lock()
 		v.Transactions = h.prior + s.Transactions
 		switch {
@@ -200,6 +204,8 @@ func (m *Monitor) viewApps() []AppView {
 			v.State = "quarantined"
 		case m.ledger.isStopped(&a):
 			v.State = "stopped"
+		case h.left:
+			v.State = "left"
 		case h.inst == nil:
 		default:
 			v.State, v.PID = instanceState(h.inst), h.inst.PID()

@@ -20,6 +20,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrNoInstance says that the app has no instance at the moment; restoring it gives it one.
 	ErrNoInstance = errors.New("the app has no instance")
+	// ErrLeft says that an app is a connection or a process that has ended. What it has tagged is kept for inspection.
+	ErrLeft = errors.New("it has ended and cannot come back; of what it had the tagged checkpoints are left")
 	// ErrNotListening says that the service did not listen where its bundle says that it does.
 	ErrNotListening = errors.New("the service does not listen")
 	// ErrStopping says that the service is being ended.
@@ -41,6 +43,7 @@ var codes = []struct {
 	{instance.ErrTag, "bad-tag", http.StatusBadRequest},
 	{ErrInvalid, "invalid", http.StatusBadRequest},
 	{ErrNoInstance, "no-instance", http.StatusConflict},
+	{ErrLeft, "left", http.StatusConflict},
 	{ErrStopping, "stopping", http.StatusServiceUnavailable},
 	{gate.ErrQuarantined, "quarantined", http.StatusConflict},
 	{gate.ErrStopped, "stopped", http.StatusConflict},

@@ -207,6 +207,13 @@ func (g *fakeGate) enter(app instance.App) *fakeSeat {
 	return g.at[app]
 }
 
+// leave is the end of an app.
+func (g *fakeGate) leave(app instance.App) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.at, app)
+}
+
 func (g *fakeGate) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 
 func (g *fakeGate) Hold(ctx context.Context, app instance.App, fn func(context.Context, gate.Held) (gate.Replacement, error)) error {

@@ -90,6 +90,14 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 			return fmt.Errorf("app %s: checkpoint %s: %w", app, id, err)
 		}
 	}
+	if m.departed(app) {
+		if known.State.Live() {
+			if h.inst, err = m.eng.OpenInstance(ctx, known.Handle); err != nil && !errors.Is(err, engine.ErrGone) {
+				return fmt.Errorf("app %s: instance: %w", app, err)
+			}
+		}
+		return m.takeLeave(h)
+	}
 	if !known.State.Live() {
 		return nil
 	}

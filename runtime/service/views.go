@@ -36,7 +36,8 @@ func viewMemory(m engine.Memory) *MemoryView {
 // AppView describes an app. Switches, bytes and waiting time are counted since the monitor that answers began.
 type AppView struct {
 	App instance.App `json:"app"`
-	// State is active or dormant; gone: the next request gets it a new instance; quarantined or stopped: none does.
+	// State is active or dormant; gone: the next request gets it a new instance; quarantined or stopped: none does;
+	// left: the app has ended, and tagged checkpoints are left of it.
 	State          string      `json:"state"`
 	PID            int         `json:"pid,omitempty"`
 	Path           string      `json:"path"` // how its bytes get to the instance: proxied

@@ -2,11 +2,13 @@ package socket
 
 import (
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/instance"
 )
 
 const (
 	acceptRound = 64            // connections accepted before the others get a chance
-	acceptPause = 10_000_000    // ns without accepting when descriptors have run out
+	acceptPause = 10_000_000    // ns without accepting when descriptors have run out, or apps come and go too fast
 	refusalLog  = 1_000_000_000 // ns between two log entries about connections that were turned away
 )
 
@@ -14,6 +16,10 @@ const (
 func (g *Gate) accept(ep *endpoint) {
 	for range acceptRound {
 		if !g.accepting {
+			return
+		}
+		if g.departing >= maxDeparting {
+			g.pauseAccept(true)
 			return
 		}
 		fd, _, err := unix.Accept4(ep.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -43,22 +49,23 @@ func (g *Gate) greet(ep *endpoint, fd int) {
 		_ = unix.Close(fd)
 		return
 	}
-	a := g.lookUp(key)
-	if g.nconns >= g.cfg.MaxConns || len(a.conns) >= g.cfg.MaxConnsPerApp {
+	if a := g.apps[key]; g.nconns >= g.cfg.MaxConns || a != nil && len(a.conns) >= g.cfg.MaxConnsPerApp {
 		_ = unix.Close(fd)
-		g.complain(a)
+		g.complain(key)
 		return
 	}
+	a := g.lookUp(key)
+	g.watchClient(a)
 	if ep.network != "unix" {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // or small replies would wait
 	}
 	g.admitConn(a, g.lastID, ep.index, fd)
 }
 
-func (g *Gate) complain(a *app) {
+func (g *Gate) complain(key instance.App) {
 	if now := g.now(); g.lastRefusal == 0 || now > g.lastRefusal+refusalLog {
 		g.lastRefusal = now
-		g.logApp(a).WithField("connections", len(a.conns)).Warn("connection closed: too many are open")
+		g.log.WithField("app", string(key)).WithField("connections", g.nconns).Warn("connection closed: too many are open")
 	}
 }
 

@@ -52,6 +52,20 @@ type app struct {
 
 	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 
+	forwards  uint64 // pieces of requests forwarded
+	heardTime int64  // when bytes last came from it
+	rests     uint64 // times that the instance was seen at rest
+	restAt    int64  // the last one of them
+	speakBy   int64  // when its unsure connections are closed
+	restless  bool   // bytes have come from it since
+	stirred   bool   // in Gate.stirred
+	awake     bool   // and a look found it at work
+
+	client  int   // pidfd of the process that the app is, -1: none
+	watched int32 // its slot
+	gone    bool  // that process has ended
+	leaving bool  // the instance was told to end because the app has
+
 	due        string // why a checkpoint is due, "" if none is
 	holds      []*hold
 	settleFrom int64 // since when a boundary has been wanted; 0: it is not
@@ -229,6 +243,9 @@ func (g *Gate) endTurn(v verdict) bool {
 	default:
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
 	}
+	if err == nil && v == park && !a.unfinished {
+		g.rested(a)
+	}
 	g.sched.parked(g.now())
 	if v == breakIn {
 		g.giveUpOn(a)
@@ -300,7 +317,7 @@ func (g *Gate) count(a *app) {
 	a.counters.transactions.Add(1)
 	a.answered++
 	if g.strict && g.sched.runs(&a.seat) {
-		g.sched.answered()
+		g.sched.answered(g.now())
 	}
 	switch p := &g.cfg.Service.Checkpoint; p.Mode {
 	case spec.CheckpointEvery:

@@ -24,6 +24,7 @@ type end struct {
 type flow struct {
 	buf     []byte // unsent bytes; from the pool, nil if there are none
 	off     int    // of the first unsent byte
+	cut     bool   // some of what was read together with these bytes has been sent
 	fds     []int  // descriptors that go with that byte
 	eof     bool   // the source has ended
 	shut    bool   // and the destination was told
@@ -46,8 +47,11 @@ type conn struct {
 	long     bool // open for longer than a quantum
 	linger   bool // the app has gone; the service has yet to notice
 	fresh    bool // perhaps not accepted yet by the service
-	imaged   bool // the open request is part of the newest checkpoint
 	closed   bool
+	doomed   bool // without an instance: its next request gets the crash reply
+	parting  bool // it has got the crash reply, and is closed once the app has read that
+	unsure   bool // a crash may have cut off a reply on it
+	restless bool // bytes have come from an instance
 	lost     bool // the instance's end broke before the service had consumed all
 	waiting  bool // in app.ready
 	dirty    bool // in app.dirty
@@ -55,6 +59,12 @@ type conn struct {
 	waitFrom int64
 
 	peerInode uint64 // of the instance's end; 0: not known yet
+
+	alias   engine.ConnID // names c in checkpoints that have its open transaction; 0: none has
+	sent    int           // bytes of the open transaction that the instance was given
+	heardAt uint64        // what app.forwards was when bytes last came back
+	rests   uint64        // of app.rests at that time
+	partBy  int64         // when to close it, if it is parting
 
 	kept    []byte // the request since the last boundary, if it may have to be delivered again
 	over    bool   // it was too long to keep
@@ -150,7 +160,7 @@ func (g *Gate) dialWaiting(a *app) {
 	again := a.undialed
 	a.undialed = nil
 	for _, c := range again {
-		if !c.closed && c.s.fd < 0 {
+		if !c.closed && c.s.fd < 0 && !c.parting {
 			g.dial(c)
 		}
 	}
@@ -222,6 +232,7 @@ func (g *Gate) remove(c *conn) {
 	a.conns[last] = nil
 	a.conns = a.conns[:last]
 	g.nconns--
+	g.lookIfOver(a)
 }
 
 // settleConn notes that nothing of c is under way any more.
@@ -234,7 +245,7 @@ func (g *Gate) settleConn(c *conn) {
 	} else {
 		c.app.open--
 	}
-	c.open, c.long, c.imaged = false, false, false
+	c.open, c.long, c.alias = false, false, 0
 }
 
 // opened notes that the service owes c an answer.
@@ -247,6 +258,17 @@ func (c *conn) opened() {
 		c.dirty = true
 		c.app.dirty = append(c.app.dirty, c)
 	}
+}
+
+// forwarded notes that n bytes of a request go to the instance.
+func (c *conn) forwarded(n int) {
+	if !c.open {
+		c.sent = 0
+	}
+	c.sent += n
+	c.app.forwards++
+	c.alias, c.unsure = 0, false
+	c.opened()
 }
 
 // keep remembers request bytes for a retry.
@@ -262,29 +284,4 @@ func (g *Gate) keep(c *conn, p []byte, rights bool) {
 		return
 	}
 	c.kept = append(c.kept, p...)
-}
-
-// refuse answers c with the service's crash reply, if there is one, and closes it.
-func (g *Gate) refuse(c *conn) {
-	if c.closed || c.a.fd < 0 {
-		g.remove(c)
-		return
-	}
-	reply := g.cfg.Service.CrashReply
-	if reply == "" {
-		g.reset(c)
-		return
-	}
-	for { // unread requests would turn the close into a reset, which can overtake the reply
-		n, e := g.env.receive(c.a.fd, g.scratch, 0)
-		closeAll(g.env.fds)
-		if e != 0 || n <= 0 {
-			break
-		}
-	}
-	if _, e := send(c.a.fd, []byte(reply)); e != 0 && e != unix.EPIPE && e != unix.ECONNRESET {
-		g.logApp(c.app).WithError(e).Warn("cannot send the crash reply")
-	}
-	shutdown(c.a.fd, unix.SHUT_WR)
-	g.remove(c)
 }

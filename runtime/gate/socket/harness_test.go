@@ -70,6 +70,7 @@ type world struct {
 	onCrash     func(app instance.App, open []engine.ConnID) (gate.Replacement, error)
 	onInstance  func(app instance.App) error
 	ckptErr     error
+	left        []instance.App
 	tcp         bool
 }
 
@@ -149,7 +150,7 @@ func (f *fake) Activate() error {
 		return nil
 	}
 	f.w.wakes.Add(1)
-	if f.w.running.Add(1) > 1 && f.w.strict {
+	if f.w.running.Add(1) > 1 && f.w.strict && f.w.others(f) {
 		f.w.clashes.Add(1)
 	}
 	if f.stopped {
@@ -158,6 +159,25 @@ func (f *fake) Activate() error {
 	}
 	_, err := f.tell("go")
 	return err
+}
+
+// others reports whether another instance than f can run. One that was killed stays active until it is cleared away.
+func (w *world) others(f *fake) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.all {
+		if o != f && o.active.Load() && pollNow(o.pidfd, unix.POLLIN) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// made is how many instances there have been.
+func (w *world) made() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.all)
 }
 
 func (f *fake) Park(limit time.Duration) error {
@@ -260,6 +280,18 @@ func (w *world) Crashed(_ context.Context, app instance.App, _ engine.Exit, open
 		return w.onCrash(app, open)
 	}
 	return w.plumb(app, open)
+}
+
+func (w *world) Left(_ context.Context, app instance.App) error {
+	w.mu.Lock()
+	f := w.byApp[app]
+	delete(w.byApp, app)
+	w.left = append(w.left, app)
+	w.mu.Unlock()
+	if f != nil {
+		return f.Kill()
+	}
+	return nil
 }
 
 // plumb makes a new instance in which the given connections exist already.
@@ -388,5 +420,27 @@ func (c *client) must(want, format string, args ...any) {
 	got, err := c.ask(format, args...)
 	if err != nil || got != want {
 		c.t.Fatalf("%s: got %q, %v; want %q", fmt.Sprintf(format, args...), got, err, want)
+	}
+}
+
+// ends sends a line and wants all that comes before the end of the connection.
+func (c *client) ends(want, format string, args ...any) {
+	c.t.Helper()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := fmt.Fprintf(c, format+"\n", args...); err != nil {
+		c.t.Errorf("%s: %v", format, err)
+	}
+	all, err := io.ReadAll(c.r)
+	if string(all) != want || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Errorf("%s: got %q, %v; want %q and the end", fmt.Sprintf(format, args...), all, err, want)
+	}
+}
+
+// unanswered wants that nothing comes unasked, neither a byte nor an end.
+func (c *client) unanswered() {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if b, err := c.r.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Errorf("got %q, %v", b, err)
 	}
 }

@@ -139,8 +139,11 @@ func (g *Gate) parkAtBoundary(a *app, waited int64) bool {
 			return false
 		case waited > forceLimit:
 			g.logApp(a).Warn("the instance did not come to a transaction boundary; it is held where it is")
-			err = a.inst.Park(0)
+			return a.inst.Park(0) == nil
 		}
+	}
+	if err == nil && !a.heldBack() {
+		g.rested(a)
 	}
 	return err == nil // a dead one is dealt with when its pidfd is reported
 }
@@ -167,8 +170,19 @@ func pruneSettled(list []*app) []*app {
 func (g *Gate) conns(a *app) engine.Conns {
 	m := make(engine.Conns, len(a.conns))
 	for _, c := range a.conns {
-		if ino := c.peer(); ino != 0 {
-			m[ino] = c.id
+		ino := c.peer()
+		if ino == 0 {
+			continue
+		}
+		m[ino] = c.id
+		if c.open {
+			// Restored once this transaction is over, the instance would answer a request that nobody waits for: only as
+			// long as it is not does the app have the connection that the checkpoint has.
+			if c.alias == 0 {
+				g.lastID++
+				c.alias = g.lastID
+			}
+			m[ino] = c.alias
 		}
 	}
 	return m
@@ -183,11 +197,6 @@ func (g *Gate) startCheckpoint(a *app) {
 		return func() {
 			if err != nil && g.ctx.Err() == nil {
 				g.logApp(a).WithError(err).Error("checkpoint failed; the app goes on without it")
-			}
-			if err == nil {
-				for _, c := range a.conns {
-					c.imaged = c.open
-				}
 			}
 			a.answered, a.ckptAt = 0, g.now()
 			g.goOn(a, alone)
@@ -219,12 +228,7 @@ func (g *Gate) goOn(a *app, wake bool) {
 func (g *Gate) startHold(a *app) {
 	h := a.holds[0]
 	a.holds = a.holds[1:]
-	held := gate.Held{Instance: a.inst, Conns: g.conns(a)}
-	for _, c := range a.conns {
-		if !c.linger {
-			held.Open = append(held.Open, c.id)
-		}
-	}
+	held := gate.Held{Instance: a.inst, Conns: g.conns(a), Open: a.present()}
 	if a.inst == nil {
 		a.phase = phaseBusy
 	} else {
@@ -246,7 +250,7 @@ func (g *Gate) release(a *app, rep gate.Replacement) {
 		}
 		a.due, a.undialed, a.fresh, a.dirty, a.downErr = "", nil, nil, nil, nil
 		a.inst = nil
-		g.replace(a, rep)
+		g.replace(a, rep, false)
 	case a.inst != nil:
 		g.goOn(a, true)
 	default:

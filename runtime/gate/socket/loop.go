@@ -18,6 +18,8 @@ const (
 	slotApp     // the app's end of a connection
 	slotService // the instance's end
 	slotPIDFD
+	slotClient // the process that an app is
+	slotLook
 )
 
 // An entry says what a watched descriptor is. Events carry its index and generation, so that one that was
@@ -72,6 +74,9 @@ func (g *Gate) run(ctx context.Context) {
 			g.settle(g.settling[i])
 		}
 		g.settling = pruneSettled(g.settling)
+		if len(g.over) > 0 {
+			g.leaveAll()
+		}
 		if g.strict {
 			g.turns()
 		}
@@ -98,6 +103,10 @@ func (g *Gate) event(ev *unix.EpollEvent) {
 		g.accept(en.ep)
 	case slotPIDFD:
 		g.crashed(en.app)
+	case slotClient:
+		g.clientEnded(en.app)
+	case slotLook:
+		g.look()
 	case slotWake:
 		g.takePosted()
 	}
@@ -137,6 +146,12 @@ func (g *Gate) ring() {
 			if a.phase == phaseReady && a.answered > 0 {
 				g.wantCheckpoint(a, "interval")
 			}
+		case alarmUnsure:
+			g.silence(a)
+		case alarmPart:
+			g.closeParting(a)
+		case alarmLinger:
+			g.endLinger(a)
 		case alarmTurn, alarmSettle: // the round itself looks at these
 		}
 	}
@@ -150,6 +165,7 @@ func (g *Gate) parkIdle(a *app) {
 	at := max(a.lastUse, a.turnFrom) + idleLimit
 	if g.now() >= at {
 		if a.long == 0 && g.quiet(a) && a.inst.Park(parkLimit) == nil {
+			g.rested(a)
 			return
 		}
 		at = g.now() + idleLimit
@@ -218,7 +234,7 @@ func (g *Gate) lookUp(key instance.App) *app {
 	if a := g.apps[key]; a != nil {
 		return a
 	}
-	a := &app{key: key, counters: &counters{}}
+	a := &app{key: key, counters: &counters{}, client: -1}
 	a.alarms.app, a.seat.owner = a, a
 	g.apps[key] = a
 	g.statsMu.Lock()

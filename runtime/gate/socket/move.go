@@ -5,10 +5,11 @@ import (
 )
 
 const (
-	scratchSize = 128 << 10 // bytes moved by one read; also the most that is held back in one direction
-	roundBudget = 8         // reads of one direction before the others get a chance
-	maxKept     = 1 << 20   // bytes of a request that are kept for a retry
-	bulk        = 16 << 10  // bytes of a reply that are likely to be followed by more
+	scratchSize  = 128 << 10   // bytes moved by one read; also the most that is held back in one direction
+	roundBudget  = 8           // reads of one direction before the others get a chance
+	wholeRequest = scratchSize // bytes: a request that has come to less is taken to be complete
+	maxKept      = 1 << 20     // bytes of a request that are kept for a retry
+	bulk         = 16 << 10    // bytes of a reply that are likely to be followed by more
 )
 
 // pump moves what can be moved on c, replies first.
@@ -24,6 +25,10 @@ func (g *Gate) pump(c *conn) {
 // pumpUp moves requests.
 func (g *Gate) pumpUp(c *conn) {
 	a, f := c.app, &c.up
+	if c.doomed || c.parting {
+		g.drain(c)
+		return
+	}
 	if c.s.fd < 0 || c.linger || f.pending() && !g.flush(c, f, &c.s) {
 		return
 	}
@@ -47,7 +52,7 @@ func (g *Gate) pumpUp(c *conn) {
 		default:
 			c.a.readable = n == len(g.scratch) || c.a.hup || f.careful
 			g.keep(c, g.scratch[:n], len(g.env.fds) > 0)
-			c.opened()
+			c.forwarded(n)
 			a.counters.bytesIn.Add(uint64(n))
 			if !g.write(c, f, &c.s, g.scratch[:n]) && c.closed {
 				return
@@ -102,6 +107,7 @@ func (g *Gate) abandon(c *conn) {
 		g.remove(c)
 		return
 	}
+	g.limitLinger(c.app)
 	if !c.up.shut {
 		c.up.eof, c.up.shut = true, true
 		c.opened()
@@ -146,9 +152,13 @@ func (g *Gate) reply(c *conn, n int) bool {
 	f, a := &c.down, c.app
 	c.s.readable = n == len(g.scratch) || c.s.hup || f.careful
 	c.fresh = false
-	if c.linger { // nobody listens: the service gets the EPIPE that a closed connection would give it
+	g.heard(c)
+	if c.linger {
 		closeAll(g.env.fds)
-		g.remove(c)
+		if g.ends() { // the instance ends with the connection: not before it has read all requests
+			return true
+		}
+		g.remove(c) // nobody listens: the service gets the EPIPE that a closed connection would give it
 		return false
 	}
 	answered := c.open
@@ -183,7 +193,7 @@ func (g *Gate) finish(c *conn) {
 	if c.closed || !c.down.eof || c.down.pending() {
 		return
 	}
-	if c.linger || c.up.shut || pollNow(c.s.fd, 0)&(unix.POLLHUP|unix.POLLERR) != 0 {
+	if c.linger || c.up.shut || c.parting && c.up.eof || pollNow(c.s.fd, 0)&(unix.POLLHUP|unix.POLLERR) != 0 {
 		if c.lost {
 			g.reset(c)
 		} else {
@@ -254,7 +264,7 @@ func (g *Gate) write(c *conn, f *flow, e *end, p []byte) bool {
 	if n == len(p) {
 		return true
 	}
-	f.buf, f.off = append(g.buffer(), p[n:]...), 0
+	f.buf, f.off, f.cut = append(g.buffer(), p[n:]...), 0, n > 0
 	g.wantOut(e, true)
 	return false
 }
@@ -285,6 +295,7 @@ func (g *Gate) flush(c *conn, f *flow, e *end) bool {
 			g.wantOut(e, true)
 			return false
 		}
+		f.cut = true
 		if err != 0 {
 			g.broken(c, f, e, err)
 			return false
@@ -328,7 +339,7 @@ func (g *Gate) empty(f *flow) {
 		if cap(f.buf) == scratchSize && len(g.pool) < cap(g.pool) {
 			g.pool = append(g.pool, f.buf[:0])
 		}
-		f.buf, f.off = nil, 0
+		f.buf, f.off, f.cut = nil, 0, false
 	}
 	closeAll(f.fds)
 	f.fds = f.fds[:0]

@@ -7,6 +7,7 @@ type seat struct {
 	queued bool
 	again  bool  // asked for more while it ran and was not admitted: it queues when its turn ends
 	resume bool  // wants only to go on with what a former turn left unfinished
+	bulk   bool  // its last turn had many transactions: it gains more by long turns than by early ones
 	grant  int64 // how long a resumed turn may keep others waiting
 }
 
@@ -22,6 +23,8 @@ const (
 
 const (
 	maxSlice      = 500_000     // ns that an app may go on taking requests while others wait
+	bulkSlice     = 2_000_000   // the same if all who wait had many requests in their last turn
+	lingerTime    = 100_000     // ns after an answer in which such an app's next request is waited for
 	maxQuantum    = 100_000_000 // ns that a transaction without an end may keep others waiting
 	parkRetry     = 200_000     // ns between two tries to park an instance that is busy
 	eagerAfter    = 4           // short turns in a row that count as apps talking alternately
@@ -43,7 +46,9 @@ type schedule struct {
 	contended  int64 // since when somebody else has been waiting in this turn; valid if head is set
 	retryAt    int64 // do not try to park before
 	served     int   // transactions in this turn
+	answeredAt int64 // when the last of them was answered
 	streak     int   // short turns in a row
+	brief      int   // how many in the queue are not bulk
 	head, tail *seat
 }
 
@@ -58,6 +63,9 @@ func (s *schedule) want(x *seat, resume bool, now int64) {
 		return
 	}
 	x.queued, x.resume, x.next = true, resume, nil
+	if !x.bulk {
+		s.brief++
+	}
 	if s.head == nil {
 		s.head, s.contended = x, now
 	} else {
@@ -83,7 +91,15 @@ func (s *schedule) drop(x *seat) {
 	if s.tail == x {
 		s.tail = prev
 	}
+	s.left(x)
+}
+
+// left notes that x is not in the queue any more.
+func (s *schedule) left(x *seat) {
 	x.next, x.queued = nil, false
+	if !x.bulk {
+		s.brief--
+	}
 }
 
 // relieved reports whether somebody was kept from running on by others who have left the queue since, and may now.
@@ -94,7 +110,7 @@ func (s *schedule) runs(x *seat) bool { return s.running && s.cur == x }
 
 // admits reports whether x may take another request now.
 func (s *schedule) admits(x *seat, now int64) bool {
-	return s.runs(x) && (s.head == nil || now < max(s.since, s.contended)+maxSlice)
+	return s.runs(x) && (s.head == nil || now < s.sliceEnd())
 }
 
 // undecided reports whether step would have to know if the instance is quiet.
@@ -123,9 +139,21 @@ func (s *schedule) step(now int64, quiet bool) (verdict, int64) {
 	case now < s.retryAt:
 		return stay, min(s.retryAt, limit)
 	case quiet:
+		if until := min(s.answeredAt+lingerTime, s.sliceEnd()); s.brief == 0 && s.served > shortTurn && now < until {
+			return stay, until
+		}
 		return park, 0
 	}
 	return stay, limit
+}
+
+// sliceEnd is until when the running app may take requests while others wait.
+func (s *schedule) sliceEnd() int64 {
+	slice := int64(maxSlice)
+	if s.brief == 0 {
+		slice = bulkSlice
+	}
+	return max(s.since, s.contended) + slice
 }
 
 func (s *schedule) quantum() int64 {
@@ -141,7 +169,7 @@ func (s *schedule) begin(now int64) *seat {
 	if s.head = x.next; s.head == nil {
 		s.tail = nil
 	}
-	x.next, x.queued = nil, false
+	s.left(x)
 	switch {
 	case s.cur == x:
 		s.streak = 0 // nobody came in between: it was parked for nothing
@@ -156,7 +184,8 @@ func (s *schedule) begin(now int64) *seat {
 }
 
 // answered counts a transaction of the running app.
-func (s *schedule) answered() {
+func (s *schedule) answered(now int64) {
+	s.answeredAt = now
 	if s.served++; s.served > shortTurn {
 		s.streak = 0
 	}
@@ -168,6 +197,7 @@ func (s *schedule) busy(now int64) { s.retryAt = now + parkRetry }
 // parked notes that the running instance is dormant now.
 func (s *schedule) parked(now int64) {
 	s.running = false
+	s.cur.bulk = s.served > shortTurn
 	if s.cur.again {
 		s.want(s.cur, false, now)
 	}

@@ -58,7 +58,7 @@ func TestScheduleAgainstNaiveModel(t *testing.T) {
 				m.queue = slices.DeleteFunc(m.queue, func(y int) bool { return y == x })
 			case 3:
 				if s.running {
-					s.answered()
+					s.answered(now)
 				}
 			}
 			for i := range seats {
@@ -114,7 +114,7 @@ func TestScheduleLeavesALoneAppAlone(t *testing.T) {
 	s.want(x, false, 1)
 	s.begin(1)
 	for now := int64(2); now < 10_000; now++ {
-		s.answered()
+		s.answered(now)
 		if v, at := s.step(now, true); v != stay || at != 0 {
 			t.Fatalf("verdict %v until %d", v, at)
 		}
@@ -135,7 +135,7 @@ func TestScheduleParksEarlyWhenAppsAlternate(t *testing.T) {
 			s.parked(now)
 		}
 		s.begin(now)
-		s.answered()
+		s.answered(now)
 		if v, _ := s.step(now, true); v == park {
 			early++
 			s.parked(now)
@@ -149,7 +149,7 @@ func TestScheduleParksEarlyWhenAppsAlternate(t *testing.T) {
 		if !s.running {
 			s.begin(now)
 		}
-		s.answered()
+		s.answered(now)
 		if v, _ := s.step(now, true); v == park {
 			s.parked(now)
 		}

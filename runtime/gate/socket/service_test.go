@@ -20,10 +20,11 @@ type service struct {
 	gate  sync.RWMutex
 	mu    sync.Mutex
 	count int
+	goes  chan struct{}
 }
 
 func serve() {
-	s := &service{}
+	s := &service{goes: make(chan struct{})}
 	s.gate.Lock() // it begins dormant
 	network, addr := "unix", os.Getenv("SOCKET_TEST_SERVICE")
 	if os.Getenv("SOCKET_TEST_TCP") != "" {
@@ -166,9 +167,24 @@ func (s *service) handle(c *lineConn, r *bufio.Reader, f []string) {
 			time.Sleep(time.Minute)
 		}
 		fmt.Fprintln(c, "survived")
-	case "half": // part of a reply, then death
+	case "touch":
+		_ = os.WriteFile(arg, nil, 0o600)
+	case "wait": // for another connection's go
+		s.gate.RUnlock()
+		<-s.goes
+		s.gate.RLock()
+		fmt.Fprintln(c, "waited")
+	case "go":
+		close(s.goes)
+		fmt.Fprintln(c, "gone")
+	case "half", "half-spin": // part of a reply, then death, at once or after having been asleep or busy
 		_, _ = io.WriteString(c, "par")
-		time.Sleep(10 * time.Millisecond)
+		d, _ := time.ParseDuration(arg)
+		if f[0] == "half" {
+			time.Sleep(d)
+		}
+		for end := time.Now().Add(d); f[0] == "half-spin" && time.Now().Before(end); {
+		}
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		time.Sleep(time.Minute)
 	case "sink":

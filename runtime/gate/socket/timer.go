@@ -11,6 +11,9 @@ const (
 	alarmIdle                      // park the instance if it has been idle
 	alarmResume                    // let unfinished transactions go on
 	alarmInterval                  // checkpoint=interval
+	alarmUnsure                    // close connections that a crash may have cut off
+	alarmPart                      // close connections that have got the crash reply
+	alarmLinger                    // close those whose end the service does not notice
 	alarmKinds
 )
 

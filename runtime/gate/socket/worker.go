@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
-	"corsa.dev/corsa/spec"
 )
 
 // occupy takes a off the schedule while a worker has it: its requests wait.
@@ -67,7 +65,8 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 	if g.resume(a) {
 		for i := 0; i < len(a.conns); i++ {
 			c := a.conns[i]
-			if c.s.fd < 0 && !c.linger {
+			if c.s.fd < 0 && !c.linger && !c.parting {
+				c.doomed = false
 				g.dial(c)
 			}
 			if i < len(a.conns) && a.conns[i] != c { // refused, and another took its place
@@ -85,6 +84,7 @@ func (g *Gate) resume(a *app) bool {
 		return false
 	}
 	a.slot, a.phase = slot, phaseReady
+	g.lookIfOver(a)
 	for _, c := range a.conns {
 		if c.s.hup {
 			c.s.readable = true
@@ -116,9 +116,22 @@ func (g *Gate) fail(a *app, err error) {
 	if g.ctx.Err() == nil {
 		g.logApp(a).WithError(err).Error("the app has no instance: its connections are refused")
 	}
-	for len(a.conns) > 0 {
-		g.refuse(a.conns[0])
+	for i := len(a.conns) - 1; i >= 0; i-- {
+		c := a.conns[i]
+		c.waiting, c.dirty = false, false
+		switch {
+		case c.linger:
+			g.remove(c)
+		case c.parting:
+		case !c.open && g.inMidReply(c, true):
+			g.reset(c)
+		default:
+			g.dropEnd(&c.s)
+			g.empty(&c.up)
+			g.refuse(c)
+		}
 	}
+	g.lookIfOver(a)
 	a.ready, a.undialed, a.fresh, a.dirty = nil, nil, nil, nil
 	if a.phase == phaseDown && len(a.holds) > 0 {
 		g.startHold(a)
@@ -140,125 +153,11 @@ func (g *Gate) dying(a *app) bool {
 		return true
 	}
 	// The fields after the command name: state ppid pgrp session tty_nr tpgid flags.
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	f := statFields(b)
 	if len(f) < 7 {
 		return false
 	}
 	flags, err := strconv.ParseUint(f[6], 10, 64)
 	const exiting = 0x4 // PF_EXITING
 	return f[0] == "Z" || f[0] == "X" || err == nil && flags&exiting != 0
-}
-
-// crashed replaces a's instance, which has died.
-func (g *Gate) crashed(a *app) {
-	exit := a.inst.Exit()
-	for i := len(a.conns) - 1; i >= 0; i-- {
-		if i < len(a.conns) {
-			g.lastWords(a.conns[i])
-		}
-	}
-	g.occupy(a)
-	open := make([]engine.ConnID, 0, len(a.conns))
-	for _, c := range a.conns {
-		open = append(open, c.id)
-	}
-	a.due, a.undialed, a.fresh, a.dirty = "", nil, nil, nil
-	g.background(func(ctx context.Context) func() {
-		rep, err := g.cfg.Monitor.Crashed(ctx, a.key, exit, open)
-		return func() {
-			if err == nil && rep.Instance == nil {
-				err = errors.New("the monitor gave no instance in place of the crashed one")
-			}
-			if err != nil {
-				g.fail(a, err)
-				return
-			}
-			g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
-			a.inst = nil
-			g.replace(a, rep)
-		}
-	})
-}
-
-// lastWords forwards what the instance sent before it died, and lets go of its end of c.
-func (g *Gate) lastWords(c *conn) {
-	if c.closed {
-		return
-	}
-	if c.linger {
-		g.remove(c)
-		return
-	}
-	for c.s.fd >= 0 {
-		n, e := g.read(&c.s, &c.down)
-		if e != 0 || n == 0 {
-			c.lost = c.lost || e == unix.ECONNRESET
-			break
-		}
-		g.settleConn(c)
-		c.app.counters.bytesOut.Add(uint64(n))
-		if c.down.pending() && len(g.env.fds) == 0 {
-			c.down.buf = append(c.down.buf, g.scratch[:n]...)
-		} else if !g.write(c, &c.down, &c.a, g.scratch[:n]) && (c.closed || c.linger) {
-			break
-		}
-	}
-	if c.linger {
-		g.remove(c)
-	} else if !c.closed {
-		c.lost = c.lost || c.down.pending() || c.up.pending()
-		g.dropEnd(&c.s)
-	}
-}
-
-// replace goes on with rep's instance under a's connections.
-func (g *Gate) replace(a *app, rep gate.Replacement) {
-	a.answered, a.ckptAt = 0, g.now()
-	byID := make(map[engine.ConnID]engine.Plumbed, len(rep.Plumbed))
-	for _, p := range rep.Plumbed {
-		byID[p.ID] = p
-	}
-	for i := len(a.conns) - 1; i >= 0; i-- {
-		c := a.conns[i]
-		if c.linger {
-			g.remove(c)
-			continue
-		}
-		g.dropEnd(&c.s)
-		p, plumbed := byID[c.id]
-		if !g.survives(c, plumbed) {
-			continue
-		}
-		g.empty(&c.up)
-		c.imaged = c.imaged && plumbed
-		if plumbed {
-			delete(byID, c.id)
-			g.attach(c, p.FD, p.Inode)
-			if !c.closed {
-				g.redeliver(c)
-				g.queue(c)
-			}
-		}
-	}
-	for _, p := range byID { // the app has closed them meanwhile
-		_ = unix.Close(p.FD)
-	}
-	g.employ(a, rep.Instance)
-}
-
-// survives decides what becomes of c after a crash. Without a request under way it goes on.
-func (g *Gate) survives(c *conn, plumbed bool) bool {
-	if !c.open && !c.lost {
-		return true
-	}
-	if c.open && c.imaged && plumbed {
-		return true // the restored instance has the request and will answer it
-	}
-	if p := &g.cfg.Service.OnCrash; p.Mode == spec.CrashRetry && c.open && !c.over && c.retries < p.Retries {
-		c.retries++
-		return true
-	}
-	g.settleConn(c)
-	g.refuse(c)
-	return false
 }
