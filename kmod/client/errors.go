@@ -110,6 +110,8 @@ const (
 	RefuseFileOpen
 	RefuseCreds
 	RefuseIOPort
+	RefuseShadowStack
+	RefuseUnshared
 	refuseLast
 )
 
@@ -132,6 +134,8 @@ var kinds = map[RefusalKind]struct{ what, why, wayOut string }{
 	RefuseFileOpen:    {"file", "it cannot be opened anew for an offset of its own", "let the service close it or open a file that is still there"},
 	RefuseCreds:       {"credentials", "they have changed since, and a restore must not give them back", "let the service drop its privileges before it is adopted"},
 	RefuseIOPort:      {"I/O ports", "permissions for ports are not copied", "run the service without ioperm and iopl"},
+	RefuseShadowStack: {"shadow stack", "it is not saved with the other registers", "start the service with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
+	RefuseUnshared:    {"table of its own", "the thread has descriptors or a working directory apart from the others", "let the service not unshare them per thread (unshare, clone without CLONE_FILES or CLONE_FS)"},
 }
 
 // Refusal names one object that stands in the way.

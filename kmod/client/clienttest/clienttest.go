@@ -102,12 +102,13 @@ func (k *Kernel) Ioctl(_ int, req client.Request, p unsafe.Pointer) (int, unix.E
 		arg.(*Version).Major = ABIMajor
 		return 0, 0
 	case name == "Attach":
-		return k.session()
+		return k.Session()
 	}
 	return 0, unix.ENOTTY
 }
 
-func (k *Kernel) session() (int, unix.Errno) {
+// Session makes a session whose events come from Emit; it is what Attach replies.
+func (k *Kernel) Session() (int, unix.Errno) {
 	var ends [2]int
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 		return -1, unix.EMFILE

@@ -24,7 +24,7 @@ var structs = []struct {
 	{"restore", "size flags image instance ns_total refusals refusal_cap refusal_count", Restore{}},
 	{"activate", "size flags id reserved timeout_ns ns", Activate{}},
 	{"discard", "size id reserved", Discard{}},
-	{"record", "id parent flags threads cookie born_ns signo code", Record{}},
+	{"record_info", "id parent flags threads cookie born_ns signo code", Record{}},
 	{"list", "size cap records count active last held", List{}},
 	{"fd_op", "op flags fd src events reserved data", FDOp{}},
 	{"fds", "size id ops count done", FDs{}},

@@ -64,7 +64,7 @@ type Discard struct {
 	Reserved uint64
 }
 
-// Record is struct corsa_record.
+// Record is struct corsa_record_info.
 type Record struct {
 	ID, Parent, Flags, Threads uint32
 	Cookie, BornNS             uint64
@@ -114,7 +114,7 @@ type Event struct {
 
 // The last values of the enumerations that this package knows.
 const (
-	RefusalMax = 17
+	RefusalMax = 19
 	EventMax   = 7
 	FDOpMax    = 6
 	CrashMax   = 2
