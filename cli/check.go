@@ -10,6 +10,7 @@ import (
 
 	"corsa.dev/corsa/runtime/check"
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/kmod"
 	"corsa.dev/corsa/runtime/sandbox"
 	"corsa.dev/corsa/spec"
 )
@@ -23,6 +24,7 @@ type checkFlags struct {
 	sockets []string
 	tcp     []string
 	shared  []string
+	engine  string
 	json    bool
 }
 
@@ -42,8 +44,8 @@ func newCheckCommand(g *globals) *cobra.Command {
 				return usagef("--pid and a container ID exclude each other")
 			case byPID || len(args) > 0:
 				return f.checkProcess(cmd, g, args)
-			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0:
-				return usagef("--shared, --socket and --tcp describe a service: give --pid or a container ID")
+			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine"):
+				return usagef("--shared, --socket, --tcp and --engine describe a service: give --pid or a container ID")
 			}
 			return f.checkHost(cmd)
 		},
@@ -53,6 +55,7 @@ func newCheckCommand(g *globals) *cobra.Command {
 	flags.StringArrayVar(&f.shared, "shared", nil, "a path, as the process sees it, whose files all instances share; may be repeated")
 	flags.StringArrayVar(&f.sockets, "socket", nil, "a unix socket on which the service listens; may be repeated")
 	flags.StringArrayVar(&f.tcp, "tcp", nil, "a loopback ADDRESS:PORT on which the service listens; may be repeated")
+	flags.StringVar(&f.engine, "engine", "", spec.LegalEngine+" (default auto, or what the bundle says): what stands in the way differs")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }
@@ -90,7 +93,10 @@ func (f *checkFlags) checkProcess(cmd *cobra.Command, g *globals, args []string)
 	} else if pid <= 0 {
 		return usagef("--pid %d: must be positive", pid)
 	}
-	report, err := check.Process(pid, options)
+	if f.engine != "" { // it outweighs the bundle
+		options.Engine = f.engine
+	}
+	report, err := checkWith(pid, options)
 	if err != nil {
 		return err
 	}
@@ -109,9 +115,30 @@ func (f *checkFlags) checkProcess(cmd *cobra.Command, g *globals, args []string)
 	return err
 }
 
+// checkWith inspects the process for the engine in o. With auto that is the one that `serve` would take: kmod where its
+// module is and the process is fit for it, else fork.
+func checkWith(pid int, o check.Options) (*check.Report, error) {
+	if o.Engine != "" && o.Engine != "auto" {
+		return check.Process(pid, o)
+	}
+	if kmod.Available() == nil {
+		o.Engine = check.EngineKmod
+		if report, err := check.Process(pid, o); err != nil || report.Err() == nil {
+			return report, err
+		}
+	}
+	o.Engine = check.EngineFork
+	return check.Process(pid, o)
+}
+
 // options validates the declarations on the command line.
 func (f *checkFlags) options() (check.Options, error) {
 	o := check.Options{Deep: true, Shared: f.shared}
+	if f.engine != "" {
+		if _, err := spec.ParseEngine(f.engine); err != nil {
+			return o, usagef("--engine: %w", err)
+		}
+	}
 	for _, path := range f.shared {
 		if !filepath.IsAbs(path) {
 			return o, usagef("--shared %q: must be an absolute path, as the process sees it", path)
@@ -151,6 +178,7 @@ func containerProgram(ctx context.Context, g *globals, id string, o *check.Optio
 		return 0, fmt.Errorf("container %q: %w", id, err)
 	}
 	if declared {
+		o.Engine = service.Engine
 		o.Shared = append(o.Shared, service.Shared...)
 		for _, endpoint := range service.Endpoints {
 			o.Listeners = append(o.Listeners, engine.Address(endpoint))

@@ -39,6 +39,7 @@ type Options struct {
 type Report struct {
 	PID      int              `json:"pid"`
 	Comm     string           `json:"comm"`
+	Engine   string           `json:"engine"` // that the blockers are for
 	Threads  int              `json:"threads"`
 	Resident int64            `json:"residentBytes"`
 	Blockers []engine.Blocker `json:"blockers"`
@@ -88,7 +89,7 @@ func Process(pid int, opts Options) (*Report, error) {
 		dir:     fmt.Sprintf("/proc/%d", pid),
 		opts:    opts,
 		refused: map[string]bool{},
-		report:  &Report{PID: pid, Blockers: []engine.Blocker{}, Notes: []Note{}, FDs: []FD{}},
+		report:  &Report{PID: pid, Engine: opts.engine(), Blockers: []engine.Blocker{}, Notes: []Note{}, FDs: []FD{}},
 	}
 	// The pidfd is opened first and polled last: if it still stands for a live process then, everything that was
 	// read by number in between belongs to the same process.
@@ -185,8 +186,15 @@ func (in *inspection) note(object, text string) {
 	in.report.Notes = append(in.report.Notes, Note{Object: object, Text: text})
 }
 
+func (o *Options) engine() string {
+	if o.Engine == "" {
+		return EngineFork
+	}
+	return o.Engine
+}
+
 // inPlace tells whether instances are swapped within the process instead of being forks of it.
-func (in *inspection) inPlace() bool { return in.opts.Engine == EngineKmod }
+func (in *inspection) inPlace() bool { return in.opts.engine() == EngineKmod }
 
 // alwaysNote adds what holds for every process.
 func (in *inspection) alwaysNote() {
