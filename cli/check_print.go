@@ -44,9 +44,9 @@ func printProcess(w io.Writer, report *check.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "process %d (%s), %s, %s resident: ", report.PID, report.Comm, count(report.Threads, "thread"), size(report.Resident))
 	if n := len(report.Blockers); n > 0 {
-		fmt.Fprintf(&b, "cannot be virtualised, %s\n", count(n, "blocker"))
+		fmt.Fprintf(&b, "cannot be virtualised by the engine %s, %s\n", report.Engine, count(n, "blocker"))
 	} else {
-		b.WriteString("can be virtualised\n")
+		fmt.Fprintf(&b, "can be virtualised, engine %s\n", report.Engine)
 	}
 	for _, blocker := range report.Blockers {
 		fmt.Fprintf(&b, "\n%s  %s\n    reason:  %s\n    way out: %s\n", mark.no, blocker.Object, blocker.Reason, blocker.WayOut)
