@@ -60,7 +60,7 @@ func (in *instance) Activate() error {
 	return nil
 }
 
-// Settle implements engine.Settler.
+// Settle implements engine.Settler. Only HOLD waits for every thread, so all of them stop for a moment.
 func (in *instance) Settle() error {
 	s := in.s
 	s.stage.Lock()
@@ -68,7 +68,11 @@ func (in *instance) Settle() error {
 	if s.active.Load() != in.id {
 		return fmt.Errorf("instance %d of process %d is dormant", in.id, in.PID())
 	}
-	if err := s.session.Activate(in.id, 0, 0); err != nil {
+	err := s.session.Activate(in.id, client.Hold, 0)
+	if err == nil {
+		err = s.session.Activate(in.id, client.Lazy, 0)
+	}
+	if err != nil {
 		return in.explain("settle", err)
 	}
 	return nil
