@@ -13,7 +13,7 @@ func newAppsCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apps [flags] ID",
 		Short: "List the apps of a service and their instances",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withService(cmd, args[0], func(c *service.Client) error {
 				apps, err := c.Apps(cmd.Context())

@@ -36,7 +36,8 @@ func newCheckCommand(g *globals) *cobra.Command {
 		Long: "Without an argument check asks the host what it offers. With --pid it looks at one process, with ID at the\n" +
 			"program of a container, from outside: nothing is stopped or changed. Everything that stands in the way is\n" +
 			"listed with its reason and the way out, and the exit code is 1.",
-		Args: cobra.MaximumNArgs(1),
+		Example: "  corsa check\n  corsa check --pid $(pidof redis-server) --socket /run/demo/redis.sock",
+		Args:    takes("[ID]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			byPID := cmd.Flags().Changed("pid")
 			switch {

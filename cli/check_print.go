@@ -66,6 +66,9 @@ func printHost(w io.Writer, report *check.HostReport) error {
 	mark := marksFor(w)
 	var head strings.Builder
 	fmt.Fprintf(&head, "host: Linux %s, %s\n\n", report.Kernel, report.Arch)
+	if uid := os.Geteuid(); uid != 0 {
+		fmt.Fprintf(&head, "%s  asked as uid %d; `corsa serve` needs root\n\n", mark.note, uid)
+	}
 	for _, engine := range report.Engines {
 		if engine.Available {
 			fmt.Fprintf(&head, "%s  engine %s\n", mark.yes, engine.Name)

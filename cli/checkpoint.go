@@ -15,7 +15,7 @@ func newCheckpointCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "checkpoint [flags] --app APP ID",
 		Short: "Take a checkpoint of an app's instance at its next transaction boundary",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withService(cmd, args[0], func(c *service.Client) error {
 				v, err := c.Checkpoint(cmd.Context(), app.app, tag)

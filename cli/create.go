@@ -71,7 +71,7 @@ func newCreateCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [flags] ID",
 		Short: "Create a container; `start` executes its program",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := f.options(g, args[0])
 			if err != nil {

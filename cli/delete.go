@@ -14,7 +14,7 @@ func newDeleteCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete [flags] ID",
 		Short: "Remove a container: processes, cgroup and state",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := g.ref(args[0])
 			if err != nil {

@@ -18,7 +18,7 @@ func newEventsCommand(g *globals) *cobra.Command {
 		Short: "Show what happens to a service's apps, as it happens",
 		Long: "Events shows the newest events of a service's monitor and then those to come, until it is interrupted or the\n" +
 			"service ends. With --json each event is a JSON object on a line of its own.",
-		Args: cobra.ExactArgs(1),
+		Args: takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			return g.withService(cmd, args[0], func(c *service.Client) error {

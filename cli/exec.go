@@ -52,7 +52,7 @@ func newExecCommand(g *globals) *cobra.Command {
 	var preserveFDs int
 	var o sandbox.ExecOptions
 	cmd := &cobra.Command{
-		Use:   "exec [flags] ID PROGRAM [ARG...]",
+		Use:   "exec [flags] ID PROGRAM [ARG…]",
 		Short: "Execute a further program in a container",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {

@@ -38,7 +38,7 @@ func newFeaturesCommand(*globals) *cobra.Command {
 		Short: "Print what this program and this host can do, as JSON",
 		Long: "The document is the one that the OCI runtime specification defines, with a member \"corsa\" added: the engines\n" +
 			"and what they lack, the gates, the annotations of a bundle and the probes of the host.",
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			enc.SetIndent("", "    ")

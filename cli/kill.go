@@ -17,7 +17,7 @@ func newKillCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill [flags] ID [SIGNAL]",
 		Short: "Send a signal (default SIGTERM) to a container",
-		Args:  cobra.RangeArgs(1, 2),
+		Args:  takes("ID", "[SIGNAL]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sig := unix.SIGTERM
 			if len(args) == 2 {

@@ -16,7 +16,7 @@ func newListCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [flags]",
 		Short: "List the containers under the state root",
-		Args:  cobra.NoArgs,
+		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := sandbox.List(g.Root)
 			out := cmd.OutOrStdout()

@@ -13,7 +13,7 @@ func newLogCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log [flags] ID APP",
 		Short: "Show the checkpoints of an app as a tree",
-		Args:  cobra.ExactArgs(2),
+		Args:  takes("ID", "APP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			app, err := parseApp(args[1])
 			if err != nil {

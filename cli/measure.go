@@ -21,7 +21,7 @@ func newMeasureCommand(*globals) *cobra.Command {
 		Long: "Measure starts services of several sizes, has them adopted and measures a change of app, a checkpoint, a restore\n" +
 			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
 			"minutes, needs python3 and redis-server, and removes everything that it made.",
-		Args: cobra.NoArgs,
+		Args: takes(),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {
 				return fmt.Errorf("--apps %d: must be at least 2", o.Apps)

@@ -17,7 +17,7 @@ func newMonitorCommand(g *globals) *cobra.Command {
 		Use:    "monitor [flags] ID",
 		Short:  "Serve a virtualised service; started by other verbs",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := g.ref(args[0])
 			if err != nil {

@@ -10,7 +10,7 @@ func newPauseCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause ID",
 		Short: "Freeze all processes of a container",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {
@@ -25,7 +25,7 @@ func newResumeCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "resume ID",
 		Short: "Let a paused container run on",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {

@@ -17,10 +17,10 @@ import (
 func newPsCommand(g *globals) *cobra.Command {
 	var format outputFormat
 	cmd := &cobra.Command{
-		Use:   "ps [flags] ID [PS-OPTION...]",
+		Use:   "ps [flags] ID [PS-OPTION…]",
 		Short: "List the processes of a container",
 		Long:  "List the processes of a container: the lines of ps(1) that are about them, or with --json their host pids.",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  takes("ID", "[PS-OPTION…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {

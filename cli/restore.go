@@ -17,7 +17,10 @@ func newRestoreCommand(g *globals) *cobra.Command {
 		Short: "Put an app's instance back to a checkpoint",
 		Long: "Restore puts an app's instance back to a checkpoint; the app's open connections that the checkpoint knows go on\n" +
 			"in that state. --to takes an id or the beginning of one, a tag, or base, and then ^ (its parent) or ~N.",
-		Args: cobra.ExactArgs(1),
+		Example: "  corsa restore --app 2001 --to good redis\n" +
+			"  corsa restore --app 2001 --to HEAD^ redis\n" +
+			"  corsa restore --app 2001 --to base redis",
+		Args: takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withService(cmd, args[0], func(c *service.Client) error {
 				v, err := c.Restore(cmd.Context(), app.app, to)

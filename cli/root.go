@@ -7,6 +7,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -15,30 +16,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// verbs are the constructors of all commands.
-var verbs = []func(*globals) *cobra.Command{
-	newAppsCommand,
-	newCheckCommand,
-	newCheckpointCommand,
-	newCreateCommand,
-	newDeleteCommand,
-	newEventsCommand,
-	newExecCommand,
-	newFeaturesCommand,
-	newKillCommand,
-	newListCommand,
-	newLogCommand,
-	newMeasureCommand,
-	newMonitorCommand,
-	newPauseCommand,
-	newPsCommand,
-	newRestoreCommand,
-	newResumeCommand,
-	newRunCommand,
-	newServeCommand,
-	newSpecCommand,
-	newStartCommand,
-	newStateCommand,
+// verbs are the constructors of all commands, by group.
+var verbs = map[string][]func(*globals) *cobra.Command{
+	groupService: {
+		newServeCommand, newAppsCommand, newLogCommand, newCheckpointCommand, newRestoreCommand, newEventsCommand,
+		newMonitorCommand,
+	},
+	groupContainer: {
+		newCreateCommand, newDeleteCommand, newExecCommand, newKillCommand, newListCommand, newPauseCommand, newPsCommand,
+		newResumeCommand, newRunCommand, newSpecCommand, newStartCommand, newStateCommand,
+	},
+	groupHost: {newCheckCommand, newFeaturesCommand, newMeasureCommand},
 }
 
 // globals are the options that every verb has. They are valid when a verb's RunE is called.
@@ -78,6 +66,9 @@ func Main(args []string) int {
 			err = &usageError{err}
 		}
 	}
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		err = fmt.Errorf("%w; most verbs need root, and this is uid %d", err, os.Geteuid())
+	}
 	g.report(err)
 	var usage *usageError
 	if errors.As(err, &usage) {
@@ -102,7 +93,7 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 		},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown verb %q; `corsa help` lists them", args[0])
+				return unknownVerb(root, args[0])
 			}
 			return nil
 		},
@@ -119,11 +110,22 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 	// Only verbs take flags of their own, so a flag before the verb is global and the verb's stay behind it.
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
-	for _, make := range verbs {
-		cmd := make(g)
-		cmd.DisableFlagsInUseLine = true // Use says it where it belongs
-		root.AddCommand(cmd)
+	root.SuggestionsMinimumDistance = 2
+	root.DisableFlagsInUseLine = true
+	root.SetUsageTemplate(usageTemplate)
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelpCommand())
+	addGroups(root)
+	for group, list := range verbs {
+		for _, make := range list {
+			cmd := make(g)
+			cmd.GroupID = group
+			cmd.DisableFlagsInUseLine = true // Use says it where it belongs
+			root.AddCommand(cmd)
+			g.addCompletions(cmd)
+		}
 	}
+	g.addCompletions(root)
 	noteRunning(root, running)
 	return root, running
 }

@@ -17,7 +17,7 @@ func newRunCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] ID",
 		Short: "Create a container, execute its program and delete it when that has ended",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := f.options(g, args[0])
 			if err != nil {

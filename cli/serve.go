@@ -33,7 +33,10 @@ func newServeCommand(g *globals) *cobra.Command {
 			"and has /run and /tmp for itself. It has the CPUs of the caller (taskset). Without --detach serve stays, shows what\n" +
 			"the program prints on its standard output, and deletes everything when it is interrupted. With --detach that is in\n" +
 			"service.log in the directory ID of the state root, of which the last 8 to 16 MiB are kept.",
-		Args: cobra.MinimumNArgs(1),
+		Example: "  corsa serve --detach --id redis --socket /run/demo/redis.sock -- \\\n" +
+			"      redis-server --port 0 --unixsocket /run/demo/redis.sock --unixsocketperm 777 --save ''\n" +
+			"  corsa serve --tcp 127.0.0.1:8080 --checkpoint every=100 --on-crash retry=1 -- ./server -addr 127.0.0.1:8080",
+		Args: takes("PROGRAM", "[ARG…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := f.options(args)
 			if err != nil {

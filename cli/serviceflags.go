@@ -57,7 +57,7 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 func (f *serviceFlags) options(args []string) (spec.HostBundleOptions, error) {
 	svc, err := f.service()
 	if err != nil {
-		return spec.HostBundleOptions{}, &usageError{err}
+		return spec.HostBundleOptions{}, &usageError{&declaredByFlag{err}}
 	}
 	o := spec.HostBundleOptions{
 		Args: args, Cwd: f.cwd, Env: f.environment(), Service: svc, Writable: f.writable,

@@ -60,8 +60,11 @@ type appFlag struct {
 
 func addAppFlag(cmd *cobra.Command, f *appFlag) {
 	cmd.Flags().Var(f, "app", "the app: uid:2001 or 2001, cgroup:/PATH, pid:77 or conn:12")
-	if err := cmd.MarkFlagRequired("app"); err != nil {
-		panic(err) // the flag was added in the line above
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if f.app == "" {
+			return usagef("--app is missing: whose instance? `corsa apps ID` lists the apps")
+		}
+		return nil
 	}
 }
 

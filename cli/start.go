@@ -15,7 +15,7 @@ func newStartCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start ID",
 		Short: "Execute the program of a created container",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {

@@ -12,7 +12,7 @@ func newStateCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "state ID",
 		Short: "Print the state of a container as JSON",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {

@@ -258,10 +258,10 @@ func TestServiceErrors(t *testing.T) {
 		{1, "another program listens there", []string{"serve", "--id", "two", "--socket", s.socket, "--", "redis-server"}},
 		{2, "not an app", []string{"log", s.id, "sid:4"}},
 		{2, "not an app", []string{"checkpoint", "--app", "gid:4", s.id}},
-		{2, `required flag(s) "app"`, []string{"checkpoint", s.id}},
+		{2, "--app is missing", []string{"checkpoint", s.id}},
 		{2, "give --socket or --tcp", []string{"serve", "--", "redis-server"}},
 		{2, "every, every=N", []string{"serve", "--socket", "/x", "--checkpoint", "often", "--", "redis-server"}},
-		{2, "at least 1 arg", []string{"serve", "--socket", "/x"}},
+		{2, "PROGRAM is missing", []string{"serve", "--socket", "/x"}},
 		{2, "no such user", []string{"serve", "--socket", "/x", "--user", "no-such-user", "--", "redis-server"}},
 	} {
 		t.Run(strings.Join(v.args, " "), func(t *testing.T) {

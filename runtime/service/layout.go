@@ -64,6 +64,9 @@ type record struct {
 func (l layout) load() (*record, error) {
 	data, err := os.ReadFile(l.record())
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(l.dir()); err == nil {
+			return nil, fmt.Errorf("container %q under %s has ended, or declares no service: %w", l.id, l.root, ErrNotServed)
+		}
 		return nil, fmt.Errorf("%q under %s: %w", l.id, l.root, ErrNotServed)
 	}
 	if err != nil {

@@ -30,6 +30,9 @@ type ServeOptions struct {
 // error nothing is left.
 func Serve(ctx context.Context, o ServeOptions) (err error) {
 	l := o.layout()
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("serving takes over processes and needs root: %w: this is uid %d", fs.ErrPermission, uid)
+	}
 	if err := CheckEndpoints(o.Host.Service); err != nil {
 		return err
 	}
