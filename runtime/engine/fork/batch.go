@@ -47,6 +47,13 @@ func (b *batch) call(nr uintptr, args ...any) ref {
 	return ref(len(b.entries))
 }
 
+// try is call for a system call that may fail.
+func (b *batch) try(nr uintptr, args ...any) ref {
+	r := b.call(nr, args...)
+	b.entries[r-1].must = false
+	return r
+}
+
 // clone appends a clone3 whose child goes on in the context at child. The caller still owns the args' encoding.
 func (b *batch) clone(args cloneArgs, child uint64) ref {
 	at := b.put(args.encode(), 8)
