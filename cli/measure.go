@@ -26,6 +26,11 @@ func newMeasureCommand(*globals) *cobra.Command {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {
 				return fmt.Errorf("--apps %d: must be at least 2", o.Apps)
 			}
+			for _, name := range o.Engines {
+				if name != "fork" && name != "kmod" {
+					return fmt.Errorf("--engine: there is no engine %q: write fork or kmod", name)
+				}
+			}
 			for _, s := range services {
 				name, err := measure.ParseService(s)
 				if err != nil {
@@ -54,7 +59,8 @@ func newMeasureCommand(*globals) *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads or a size in MiB; may be repeated (default: all)")
+	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads, a size in MiB, threads=N or vmas=N; may be repeated (default: all)")
+	fl.StringSliceVar(&o.Engines, "engine", nil, "fork or kmod; may be repeated (default: all that this host has, side by side)")
 	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --quick 16)")
 	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
 	addFormatFlags(cmd, &format)

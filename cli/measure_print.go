@@ -16,7 +16,7 @@ func printMeasured(w io.Writer, r *measure.Report) error {
 	fmt.Fprintf(&b, "%s, %d CPUs, %s, huge pages: %s, load %s; %.0f s\n\n",
 		r.Host.Kernel, r.Host.CPUs, r.Host.Model, r.Host.HugePages, r.Host.Load, r.Took)
 	tw := tabwriter.NewWriter(&b, 4, 1, 2, ' ', 0)
-	fmt.Fprintln(tw, "MEASURE\tSERVICE\tCPU\tP50\tP99\tMIN\tN\tAGAINST\tP50\tRESULT\tTARGET\tNOTE")
+	fmt.Fprintln(tw, "MEASURE\tENGINE\tSERVICE\tCPU\tP50\tP99\tMIN\tN\tAGAINST\tP50\tRESULT\tTARGET\tNOTE")
 	for _, row := range r.Rows {
 		fmt.Fprintln(tw, strings.Join(measuredRow(row), "\t"))
 	}
@@ -60,9 +60,16 @@ func measuredRow(r measure.Row) []string {
 	}
 	name := r.Name + ", " + r.Value.Unit
 	return []string{
-		name, r.Service, r.CPU, number(r.Value.P50), number(r.Value.P99), number(r.Value.Min), strconv.Itoa(r.Value.N),
+		name, orDash(r.Engine), orDash(r.Service), r.CPU, number(r.Value.P50), number(r.Value.P99), number(r.Value.Min), strconv.Itoa(r.Value.N),
 		against, base, result, target, r.Note,
 	}
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }
 
 // number writes three digits or more.

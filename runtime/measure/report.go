@@ -22,7 +22,8 @@ type Report struct {
 // Row is one quantity of one service.
 type Row struct {
 	Name     string          `json:"name"`
-	Service  string          `json:"service"`
+	Engine   string          `json:"engine,omitempty"` // none: a property of the machine
+	Service  string          `json:"service,omitempty"`
 	CPU      string          `json:"cpu"` // PinnedCPU or AnyCPU
 	Value    Dist            `json:"value"`
 	Parts    map[string]Dist `json:"parts,omitempty"` // what Value was made of
@@ -58,7 +59,6 @@ type Dist struct {
 // describe sorts s, which may not be empty.
 func describe(s []time.Duration) Dist {
 	slices.Sort(s)
-	us := func(d time.Duration) float64 { return float64(d) / 1e3 }
 	return Dist{P50: us(s[len(s)/2]), P99: us(s[len(s)*99/100]), Min: us(s[0]), N: len(s), Unit: "µs"}
 }
 
@@ -92,6 +92,7 @@ const (
 	targetPauseMany   = 250  // µs above fork(); eight threads
 	targetGet         = 1.6  // of a direct GET
 	targetRestore     = 5000 // µs
+	targetSwap        = 0.25 // of a one-way pipe switch
 	threadsOfThreaded = 8
 )
 
@@ -99,7 +100,7 @@ func methods() []string {
 	return []string{
 		"All times are in µs, from the monotonic clock of one client thread, which makes raw system calls. Where a row is a " +
 			"difference, p50 and p99 are those of the first term minus the p50 of the second, and min is that of the minima.",
-		"Services: N MiB and \"threads\" are a python3 program with one connection handler on epoll and N (16) MiB of touched memory, " +
+		"Services: N MiB, \"threads=N\", \"vmas=N\" and \"threads\" are a python3 program with one connection handler on epoll and N (16) MiB of touched memory, " +
 			"one-threaded or with seven more threads that wait; redis is redis-server with 20,000 keys.",
 		"CPU \"one\": client and service pinned to the same CPU; \"any\": no affinity.",
 		"switch t_R: p50 of a request to a dormant instance (write, activate, read the reply) minus p50 of the same request to the " +
@@ -113,7 +114,9 @@ func methods() []string {
 		"turn: write a request to the next of so many instances, activate it, read the reply, park it. The rate is turns per second of all.",
 		"dormant: growth of the kernel's MemAvailable per instance added, which other load on the machine disturbs; unique: the " +
 			"private pages of a dormant instance, mean of 16.",
-		"restore: SIGKILL to the instance, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
+		"swap in the kernel: one thread's exchange of one record for another, as corsa.ko times it; of it the memory: the exchange of " +
+			"page tables; activate in the kernel: the whole request. Only the kmod engine has these.",
+		"restore: end the instance, by SIGKILL or with kmod by abort or exit, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
 			"reply on that connection. Clearing away the dead instance is not included.",
 	}
 }

@@ -30,7 +30,7 @@ func (r *run) restores(s *subject) (err error) {
 			return err
 		}
 		t0 := time.Now()
-		if err := die(a.in); err != nil {
+		if err := a.die(); err != nil {
 			return err
 		}
 		t1 := time.Now()
@@ -73,9 +73,14 @@ func (r *run) restores(s *subject) (err error) {
 	return nil
 }
 
-// die kills an instance as a crash does, and waits until that is known.
-func die(in engine.Instance) error {
-	if err := unix.PidfdSendSignal(in.PIDFD(), unix.SIGKILL, nil, 0); err != nil {
+// die ends an instance, which is active, and waits until that is known.
+func (a *app) die() error {
+	in := a.in
+	if engine.IsExclusive(a.s.engine) { // SIGKILL would end all instances: they are one process
+		if err := a.send(a.s.crash); err != nil {
+			return err
+		}
+	} else if err := unix.PidfdSendSignal(in.PIDFD(), unix.SIGKILL, nil, 0); err != nil {
 		return fmt.Errorf("kill instance %d: %w", in.PID(), err)
 	}
 	for {
@@ -85,7 +90,7 @@ func die(in engine.Instance) error {
 		case err != nil:
 			return fmt.Errorf("instance %d: poll: %w", in.PID(), err)
 		case n == 0:
-			return fmt.Errorf("instance %d does not die of SIGKILL", in.PID())
+			return fmt.Errorf("instance %d does not die", in.PID())
 		default:
 			return nil
 		}

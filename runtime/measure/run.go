@@ -11,12 +11,18 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fork"
+	"corsa.dev/corsa/runtime/engine/kmod"
 )
 
 // Options say what to measure.
 type Options struct {
-	Services []string      // "redis", "threads" or numbers of MiB; none: all that a run has
+	Services []string      // as ParseService gives them; none: all that a run has
+	Engines  []string      // "fork", "kmod"; none: all that this host has
 	Apps     int           // most apps at once, at least 2; 0: 1000, or 16 in a quick run
 	Quick    bool          // a run of some seconds
 	Corsa    string        // path of the corsa program, for what goes through `corsa serve`
@@ -35,11 +41,46 @@ func ParseService(s string) (string, error) {
 	if s == "redis" || s == "threads" {
 		return s, nil
 	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > largestService {
-		return "", fmt.Errorf("%q is %w: write redis, threads or a number of MiB from 1 to %d", s, ErrBadService, largestService)
+	kind, number, ok := strings.Cut(s, "=")
+	if !ok {
+		kind, number = "", s
+	}
+	n, err := strconv.Atoi(number)
+	switch most := limits[kind]; {
+	case err != nil || n < 1 || n > most:
+		return "", fmt.Errorf("%q is %w: write redis, threads or a number of MiB from 1 to %d, or threads=N or vmas=N", s, ErrBadService, largestService)
+	case ok:
+		return kind + "=" + strconv.Itoa(n), nil
 	}
 	return strconv.Itoa(n), nil
+}
+
+// limits are the greatest numbers of a service: of MiB, of threads and of mappings.
+var limits = map[string]int{"": largestService, "threads": 1000, "vmas": 30000}
+
+// choose returns the engines of that names, or all that can be had here.
+func choose(names []string) ([]engine.Engine, error) {
+	if len(names) == 0 {
+		if kmod.Available() != nil {
+			return []engine.Engine{fork.New()}, nil
+		}
+		return []engine.Engine{fork.New(), kmod.New()}, nil
+	}
+	var list []engine.Engine
+	for _, name := range names {
+		switch name {
+		case "fork":
+			list = append(list, fork.New())
+		case "kmod":
+			if err := kmod.Available(); err != nil {
+				return nil, err
+			}
+			list = append(list, kmod.New())
+		default:
+			return nil, fmt.Errorf("there is no engine %q: write fork or kmod", name)
+		}
+	}
+	return list, nil
 }
 
 func (o *Options) complete() {
@@ -70,11 +111,16 @@ type run struct {
 	dir    string
 	cpus   *affinity
 	report *Report
+	engine engine.Engine // that is being measured
 }
 
 // Run measures until done. What it started is gone when it returns. It takes seconds to minutes, and needs root.
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	o.complete()
+	engines, err := choose(o.Engines)
+	if err != nil {
+		return nil, err
+	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("measuring takes over processes as the monitor does: run it as root")
 	}
@@ -94,9 +140,16 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
-	if err := r.all(); err != nil {
+	for _, r.engine = range engines {
+		if err := r.all(); err != nil {
+			return nil, fmt.Errorf("engine %s: %w", r.engine.Name(), err)
+		}
+	}
+	if err := r.primitives(); err != nil {
 		return nil, err
 	}
+	// Readers look for a quantity first, for an engine then and for a service then.
+	slices.SortStableFunc(r.report.Rows, func(a, b Row) int { return rank(a.Name) - rank(b.Name) })
 	r.report.Took = time.Since(began).Seconds()
 	return r.report, nil
 }
@@ -108,7 +161,9 @@ func (r *run) all() error {
 			program = "redis-server"
 		}
 		if _, err := exec.LookPath(program); err != nil {
-			r.report.Absent = append(r.report.Absent, fmt.Sprintf("service %s: %s is not installed", name, program))
+			if why := fmt.Sprintf("service %s: %s is not installed", name, program); !slices.Contains(r.report.Absent, why) {
+				r.report.Absent = append(r.report.Absent, why)
+			}
 			continue
 		}
 		if err := r.service(name, i == 0); err != nil {
@@ -123,15 +178,13 @@ func (r *run) all() error {
 	if len(r.report.Rows) == 0 {
 		return fmt.Errorf("nothing could be measured: install python3 or redis-server")
 	}
-	// Readers look for a quantity first and for a service then.
-	slices.SortStableFunc(r.report.Rows, func(a, b Row) int { return rank(a.Name) - rank(b.Name) })
 	return nil
 }
 
 // service measures one adopted service. The first one also takes part in what does not depend on its size.
 func (r *run) service(name string, first bool) (err error) {
-	r.Progress("service " + name)
-	s, err := startSubject(r.ctx, r.dir, name)
+	r.Progress(fmt.Sprintf("service %s, engine %s", name, r.engine.Name()))
+	s, err := startSubject(r.ctx, r.dir, name, r.engine)
 	if err != nil {
 		return err
 	}
@@ -151,7 +204,12 @@ func (r *run) service(name string, first bool) (err error) {
 	return nil
 }
 
-func (r *run) add(row Row) { r.report.Rows = append(r.report.Rows, row) }
+func (r *run) add(row Row) {
+	if r.engine != nil {
+		row.Engine = r.engine.Name()
+	}
+	r.report.Rows = append(r.report.Rows, row)
+}
 
 // repeat calls f at least least times and at most n times, and stops in between once the budget is spent. Garbage is
 // not collected meanwhile.
@@ -193,10 +251,17 @@ const (
 	rowDormant = "dormant instance"
 	rowUnique  = "dormant, unique"
 	rowRestore = "restore"
+	rowSwap    = "swap in the kernel"
+	rowSwapMM  = "of it the memory"
+	rowKernel  = "activate in the kernel"
+	rowNull    = "null syscall"
+	rowPipe    = "pipe, one way"
 )
 
 func rank(name string) int {
-	return slices.Index([]string{rowSwitch, rowPause, rowTax, rowRestore, rowGet, rowTurn, rowDormant, rowUnique}, name)
+	return slices.Index([]string{
+		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowTax, rowRestore, rowGet, rowTurn, rowDormant, rowUnique,
+	}, name)
 }
 
 func (r *run) path(elem ...string) string { return filepath.Join(append([]string{r.dir}, elem...)...) }

@@ -1,13 +1,16 @@
-# A service of a given size: PATH MIB THREADS. A request is 16 bytes, an operation and a number; so is a reply.
-import gc, os, select, socket, struct, sys, threading, time
+# A service of a given size: PATH MIB THREADS VMAS. A request is 16 bytes, an operation and a number; so is a reply.
+import gc, mmap, os, select, socket, struct, sys, threading, time
 
-path, mib, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+path, (mib, threads, vmas) = sys.argv[1], map(int, sys.argv[2:5])
 memory = bytearray(mib << 20)
 pages = len(memory) >> 12
 memory[::4096] = b"\1" * pages
 for _ in range(threads - 1):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 gc.disable()
+# Neighbours of the same kind would become one mapping.
+kinds = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ
+mappings = [mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, kinds[i % 2]) for i in range(vmas)]
 
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(path)
@@ -22,6 +25,8 @@ def answer(request):
     if request[:1] == b"d":
         n = struct.unpack_from("<q", request, 8)[0]
         memory[: n << 12 : 4096] = ones[:n]
+    elif request[:1] == b"x":
+        os.abort()
     elif request[:1] == b"f":
         t = time.perf_counter_ns()
         pid = os.fork()

@@ -11,13 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
-	"corsa.dev/corsa/runtime/engine/fork"
 )
 
 //go:embed service.py
@@ -30,29 +30,45 @@ type subject struct {
 	sized   bool // speaks the protocol of service.py
 	dir     string
 	cmd     *exec.Cmd
+	engine  engine.Engine
 	svc     engine.Service
 	echo    []byte // a request that changes nothing
 	reply   int    // length of its reply
+	crash   []byte // a request at which it dies
 	conns   engine.ConnID
 }
 
-// startSubject starts a service and has the fork engine adopt it. name is "redis", "threads" or a number of MiB.
-func startSubject(ctx context.Context, dir, name string) (*subject, error) {
-	s := &subject{name: name, dir: filepath.Join(dir, name), threads: 1, sized: true, echo: operation('e', 0), reply: 16}
+// startSubject starts a service and has the engine adopt it. name is what ParseService gives.
+func startSubject(ctx context.Context, dir, name string, e engine.Engine) (*subject, error) {
+	s := &subject{
+		name: name, engine: e, dir: filepath.Join(dir, name), threads: 1, sized: true, echo: operation('e', 0), reply: 16,
+		crash: operation('x', 0),
+	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(s.dir, "s.sock")
-	switch name {
+	mib, vmas := "16", "0"
+	kind, number, _ := strings.Cut(name, "=")
+	switch kind {
 	case "redis":
-		s.sized, s.echo, s.reply, s.threads = false, []byte("GET none\r\n"), len("$-1\r\n"), 5
-		s.cmd = redisCommand(path, s.dir)
+		s.sized, s.echo, s.reply, s.threads, s.crash = false, []byte("GET none\r\n"), len("$-1\r\n"), 5, []byte("SHUTDOWN NOSAVE\r\n")
 	case "threads":
 		s.threads = threadsOfThreaded
-		s.cmd = exec.Command("python3", "-c", pythonService, path, "16", strconv.Itoa(s.threads))
+		if number != "" {
+			if n, err := strconv.Atoi(number); err == nil { // ParseService has seen to that
+				s.threads = n
+			}
+		}
+	case "vmas":
+		vmas = number
 	default:
-		s.cmd = exec.Command("python3", "-c", pythonService, path, name, "1")
+		mib = name
 		s.name += " MiB"
+	}
+	s.cmd = exec.Command("python3", "-c", pythonService, path, mib, strconv.Itoa(s.threads), vmas)
+	if !s.sized {
+		s.cmd = redisCommand(path, s.dir)
 	}
 	if err := s.start(ctx, path); err != nil {
 		return nil, errors.Join(fmt.Errorf("service %s: %w", s.name, err), s.close())
@@ -92,7 +108,7 @@ func (s *subject) start(ctx context.Context, path string) error {
 	}
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	s.svc, err = fork.New().Adopt(ctx, engine.Target{
+	s.svc, err = s.engine.Adopt(ctx, engine.Target{
 		PID: s.cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: path}}, Dir: s.dir, Log: logrus.NewEntry(quiet),
 	})
 	return err
@@ -169,7 +185,10 @@ func (s *subject) newApp(ctx context.Context) (*app, error) {
 }
 
 func (a *app) connect() error {
-	before, err := socketInodes(a.in.PID())
+	if err := a.in.Activate(); err != nil {
+		return err
+	}
+	before, err := a.sockets()
 	if err != nil {
 		return err
 	}
@@ -180,15 +199,12 @@ func (a *app) connect() error {
 	if a.conn, err = newConn(fd); err != nil {
 		return err
 	}
-	if err := a.in.Activate(); err != nil {
-		return err
-	}
 	for range 20 {
 		if err := a.ask(a.s.echo, a.s.reply); err != nil {
 			return err
 		}
 	}
-	after, err := socketInodes(a.in.PID())
+	after, err := a.sockets()
 	if err != nil {
 		return err
 	}
@@ -203,6 +219,16 @@ func (a *app) connect() error {
 		return fmt.Errorf("instance %d: one connection made %d sockets", a.in.PID(), len(a.conns))
 	}
 	return a.park()
+}
+
+// sockets are those of the instance, which is active.
+func (a *app) sockets() (map[uint64]bool, error) {
+	if in, ok := a.in.(engine.Settler); ok {
+		if err := in.Settle(); err != nil {
+			return nil, err
+		}
+	}
+	return socketInodes(a.in.PID())
 }
 
 // parkLimit is how long an instance may take to reach a transaction boundary.

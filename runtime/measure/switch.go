@@ -32,6 +32,10 @@ func (r *run) switches(s *subject) (err error) {
 		if err := r.pingPong(pipes); err != nil {
 			return err
 		}
+		inside, err := r.startInside(s)
+		if err != nil {
+			return err
+		}
 		row, err := r.switchRow(s, a, b)
 		if err != nil {
 			return err
@@ -46,6 +50,9 @@ func (r *run) switches(s *subject) (err error) {
 		}
 		row.CPU = cpu
 		r.add(row.ratio("ping-pong", describe(pipes.times), target))
+		if err := inside.rows(r, s, cpu, describe(pipes.times)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

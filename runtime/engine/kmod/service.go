@@ -212,15 +212,6 @@ func (s *service) Destroy() error {
 	return errors.Join(err, s.Close())
 }
 
-// Stats are the module's counters and histograms of this service, for measurements.
-func Stats(s engine.Service) (*client.Stats, error) {
-	k, ok := s.(*service)
-	if !ok {
-		return nil, fmt.Errorf("%T is no service of the engine kmod", s)
-	}
-	return k.session.Stats()
-}
-
 func mustJSON(v any) json.RawMessage {
 	b, err := json.Marshal(v)
 	if err != nil {
