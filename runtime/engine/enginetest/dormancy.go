@@ -17,10 +17,7 @@ const watch = 150 * time.Millisecond
 
 // dormant asserts that a parked instance neither runs nor answers, and does both when it is activated.
 func (s *suite) dormant(t *testing.T) {
-	sub := s.adopt(t, mustProgram(t, "state", "ticker"), launch{})
-	a := sub.branch(sub.base())
-	a.activate()
-	id := a.dial(0)
+	a, id := s.serving(t, "ticker")
 	address := int64(a.conns[id].number("where"))
 	for range 2 {
 		a.verify(id)
@@ -125,10 +122,7 @@ func (s *suite) manyCycles(name string) func(t *testing.T) {
 // earlyPark parks right after activating, before the threads have run, and while a request is on its way: whatever
 // the service had done by then, each request is answered exactly once.
 func (s *suite) earlyPark(t *testing.T) {
-	sub := s.adopt(t, mustProgram(t, "state", "blocked"), launch{})
-	a := sub.branch(sub.base())
-	a.activate()
-	id := a.dial(0)
+	a, id := s.serving(t, "blocked")
 	for i := range s.opts.ParkCycles {
 		a.conns[id].send("mutate 1")
 		for range i % 3 {
@@ -148,10 +142,7 @@ func (s *suite) earlyPark(t *testing.T) {
 
 // busy asserts that a thread that never waits makes Park give up, and that limit 0 parks it all the same.
 func (s *suite) busy(t *testing.T) {
-	sub := s.adopt(t, mustProgram(t, "state", "spin"), launch{})
-	a := sub.branch(sub.base())
-	a.activate()
-	id := a.dial(0)
+	a, id := s.serving(t, "spin")
 	for range 20 {
 		a.verify(id) // the thread computes: one that has not run yet since it was activated may be parked at once
 		if err := a.in.Park(5 * time.Millisecond); !errors.Is(err, engine.ErrBusy) {
@@ -175,10 +166,7 @@ func (s *suite) busy(t *testing.T) {
 
 // allocations asserts that the transaction path does not allocate.
 func (s *suite) allocations(t *testing.T) {
-	sub := s.adopt(t, mustProgram(t, "state", "threads32"), launch{})
-	a := sub.branch(sub.base())
-	a.activate()
-	id := a.dial(0)
+	a, id := s.serving(t, "threads32")
 	var failed error
 	n := testing.AllocsPerRun(100, func() {
 		if err := a.in.Park(patience); err != nil {

@@ -169,6 +169,15 @@ func (sub *subject) branch(img image, keep ...engine.ConnID) *app {
 	return a
 }
 
+// serving adopts a state program and returns an active instance of the base and a connection to it.
+func (s *suite) serving(t *testing.T, name string) (*app, engine.ConnID) {
+	t.Helper()
+	sub := s.adopt(t, mustProgram(t, "state", name), launch{})
+	a := sub.branch(sub.base())
+	a.activate()
+	return a, a.dial(0)
+}
+
 // adopted makes a conn of a descriptor that the engine has returned for this instance.
 func (a *app) adopted(fd int) *conn {
 	a.t.Helper()

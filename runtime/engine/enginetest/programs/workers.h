@@ -94,4 +94,12 @@ static const char *workers_run(const char *(*job)(struct worker *))
 	return bad;
 }
 
+/* workers_and_main runs job here first; the main thread has no worker. */
+static const char *workers_and_main(const char *(*job)(struct worker *))
+{
+	const char *bad = job(NULL);
+
+	return bad ? bad : workers_run(job);
+}
+
 #endif

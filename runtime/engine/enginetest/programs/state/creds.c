@@ -1,9 +1,9 @@
 //: doc a daemon that was started by root and has dropped its privileges
 #include "svc.h"
+#include "sum.h"
 #include "workers.h"
 #include <grp.h>
 
-static uint64_t sum;
 static uid_t user = 65534;
 
 static const char *check(struct worker *w)
@@ -21,21 +21,9 @@ static const char *check(struct worker *w)
 	return NULL;
 }
 
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
-
 static const char *verify(void)
 {
-	const char *bad = check(NULL);
-
-	return bad ? bad : workers_run(check);
+	return workers_and_main(check);
 }
 
 static void spoil(void)
@@ -45,7 +33,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	svc_bind(argc, argv, &ops);
 	SVC_TRY(setgroups(0, NULL));

@@ -1,20 +1,10 @@
 //: doc an epoll entry whose descriptor number is closed while a duplicate keeps the file alive
 #include "svc.h"
+#include "sum.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 static int ep, twin, reused;
-static uint64_t sum;
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
 
 static const char *verify(void)
 {
@@ -48,7 +38,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 	struct epoll_event e = { .events = EPOLLIN, .data.u64 = 4711 };
 	int fd, other;
 

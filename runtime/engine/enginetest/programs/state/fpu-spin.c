@@ -1,6 +1,7 @@
 //: doc x87, MXCSR, SSE, AVX and AVX-512 registers held while the thread computes and never waits
 //: park any
 #include "svc.h"
+#include "sum.h"
 #include "xstate.h"
 
 enum { THREADS = 2 };
@@ -12,7 +13,6 @@ static struct holder {
 	int index;
 } holders[THREADS];
 
-static uint64_t sum;
 static int spoilt;
 
 static void *hold(void *arg)
@@ -30,16 +30,6 @@ static void *hold(void *arg)
 		__atomic_add_fetch(&h->laps, 1, __ATOMIC_RELEASE);
 	}
 	return NULL;
-}
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
 }
 
 static const char *verify(void)
@@ -62,7 +52,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 	pthread_t th;
 
 	for (int i = 0; i < THREADS; i++) {

@@ -1,8 +1,8 @@
 //: doc process and thread ids stay what they were: also those kept in mutexes, by glibc and by the service itself
 #include "svc.h"
+#include "sum.h"
 #include "workers.h"
 
-static uint64_t sum;
 static pid_t pid, tids[WORKERS_MAX], leader;
 static pthread_mutex_t held[WORKERS_MAX];
 static __thread volatile int signalled;
@@ -72,16 +72,6 @@ static const char *verify(void)
 	return bad ? bad : workers_run(check_job);
 }
 
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
-
 static void spoil(void)
 {
 	tids[3]++;
@@ -89,7 +79,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);

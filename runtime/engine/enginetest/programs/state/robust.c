@@ -1,9 +1,9 @@
 //: doc robust lists: a thread that dies with a mutex hands it to the next owner
 #include "svc.h"
+#include "sum.h"
 #include "workers.h"
 #include <linux/futex.h>
 
-static uint64_t sum;
 static pthread_mutex_t held;
 static __thread void *list;
 
@@ -31,16 +31,6 @@ static const char *nothing(struct worker *w)
 static const char *check(struct worker *w)
 {
 	return list && list == list_now() ? NULL : "another robust list";
-}
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
 }
 
 /* verify lets the thread die that has held the mutex since before the checkpoint, and begins another. */
@@ -78,7 +68,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 	pthread_mutexattr_t attr;
 
 	pthread_mutexattr_init(&attr);

@@ -1,10 +1,9 @@
 //: doc restartable sequences: the kernel goes on writing each thread's processor number
 #include "svc.h"
+#include "sum.h"
 #include "workers.h"
 #include <sched.h>
 #include <sys/rseq.h>
-
-static uint64_t sum;
 
 static volatile struct rseq *area(void)
 {
@@ -30,21 +29,9 @@ static const char *check(struct worker *w)
 	return bad;
 }
 
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
-
 static const char *verify(void)
 {
-	const char *bad = check(NULL);
-
-	return bad ? bad : workers_run(check);
+	return workers_and_main(check);
 }
 
 static const char *unregister(struct worker *w)
@@ -61,7 +48,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	if (!__rseq_size) {
 		fprintf(stderr, "the C library has not registered rseq\n");

@@ -1,5 +1,6 @@
 //: doc a threaded service under a seccomp filter that kills it for any call that it does not need
 #include "svc.h"
+#include "sum.h"
 #include "workers.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -9,7 +10,6 @@
 
 enum { MARK = 42 };
 
-static uint64_t sum;
 static int mark = MARK;
 
 static const int allowed[] = {
@@ -48,21 +48,9 @@ static const char *check(struct worker *w)
 	return syscall(SYS_getppid) == -1 && errno == mark ? NULL : "the filter is not in force";
 }
 
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
-
 static const char *verify(void)
 {
-	const char *bad = check(NULL);
-
-	return bad ? bad : workers_run(check);
+	return workers_and_main(check);
 }
 
 static void spoil(void)
@@ -72,7 +60,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	svc_ready_hook = confine;
 	workers_start(4, NULL);

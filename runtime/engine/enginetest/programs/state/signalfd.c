@@ -1,19 +1,9 @@
 //: doc a signalfd with its mask
 #include "svc.h"
+#include "sum.h"
 #include <sys/signalfd.h>
 
-static uint64_t sum;
 static int sfd;
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
-}
 
 static const char *verify(void)
 {
@@ -41,7 +31,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 	sigset_t set;
 
 	sigemptyset(&set);

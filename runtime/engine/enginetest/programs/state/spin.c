@@ -1,8 +1,8 @@
 //: doc a thread that computes for ever and never makes a system call
 //: park any
 #include "svc.h"
+#include "sum.h"
 
-static uint64_t sum;
 static volatile uint64_t turns, twin;
 static volatile int stop;
 static pthread_t thread;
@@ -15,16 +15,6 @@ static void *spin(void *arg)
 		twin = i;
 	}
 	return NULL;
-}
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
 }
 
 static const char *verify(void)
@@ -51,7 +41,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	if (pthread_create(&thread, NULL, spin, NULL))
 		svc_die("pthread_create");

@@ -1,7 +1,7 @@
 //: doc a thread that counts by itself every millisecond; "where" tells the address of its counter
 #include "svc.h"
+#include "sum.h"
 
-static uint64_t sum;
 static volatile uint64_t ticks;
 static volatile int stop;
 static pthread_t thread;
@@ -13,16 +13,6 @@ static void *tick(void *arg)
 		svc_nap();
 	}
 	return NULL;
-}
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
 }
 
 static const char *verify(void)
@@ -48,7 +38,7 @@ static int where(const char *line, char *reply, size_t size)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, where };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, where };
 
 	if (pthread_create(&thread, NULL, tick, NULL))
 		svc_die("pthread_create");

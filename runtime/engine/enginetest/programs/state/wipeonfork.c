@@ -1,22 +1,12 @@
 //: doc a MADV_WIPEONFORK page is either kept whole or wiped whole; verify says which
 #include "svc.h"
+#include "sum.h"
 
-static uint64_t sum;
 static unsigned char *page;
 
 static void fill(void)
 {
 	memset(page, 0xa5, 4096);
-}
-
-static uint64_t get(void)
-{
-	return sum;
-}
-
-static void mutate(uint64_t n)
-{
-	sum += n;
 }
 
 static const char *verify(void)
@@ -39,7 +29,7 @@ static void spoil(void)
 
 int main(int argc, char **argv)
 {
-	static const struct svc_ops ops = { get, mutate, verify, spoil, NULL };
+	static const struct svc_ops ops = { sum_get, sum_mutate, verify, spoil, NULL };
 
 	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (page == MAP_FAILED)
