@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -15,40 +14,18 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"corsa.dev/corsa/runtime/check/holdertest"
 )
 
-// holder starts a program that holds what mode says (runtime/check/testdata/holder.c) until the end of the test.
+// holder starts a program that holds what mode says (see holdertest) until the end of the test.
 func holder(t *testing.T, mode string, args ...string) (pid int) {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "holder")
-	out, err := exec.Command("gcc", "-O1", "-pthread", "-o", binary, "../runtime/check/testdata/holder.c", "-lrt").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build holder (gcc and libc6-dev are needed): %v\n%s", err, out)
-	}
-	cmd := exec.Command(binary, append([]string{mode}, args...)...)
-	stdin, err := cmd.StdinPipe()
+	binary, err := holdertest.Build(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()         // it was killed: its status says nothing
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if reason, skipped := strings.CutPrefix(line, "skip: "); skipped {
-		t.Skip("this kernel does not give it out: " + reason)
-	} else if line != "ready\n" {
-		t.Fatalf("holder said %q (%v), not ready", line, err)
-	}
-	return cmd.Process.Pid
+	return holdertest.Start(t, exec.Command(binary, append([]string{mode}, args...)...))
 }
 
 type checkReport struct {

@@ -1,7 +1,6 @@
 package check
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/check/holdertest"
 )
 
 var holderBinary string
@@ -30,10 +31,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		holderBinary = filepath.Join(dir, "holder")
-		out, err := exec.Command("gcc", "-O1", "-Wall", "-pthread", "-o", holderBinary, "testdata/holder.c", "-lrt").CombinedOutput()
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "cannot build testdata/holder.c (gcc and libc6-dev are needed): %v\n%s", err, out)
+		if holderBinary, err = holdertest.Build(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
@@ -45,36 +44,7 @@ func startHolder(t *testing.T, attr *syscall.SysProcAttr, mode string, args ...s
 	t.Helper()
 	cmd := exec.Command(holderBinary, append([]string{mode}, args...)...)
 	cmd.SysProcAttr = attr
-	return startProcess(t, cmd)
-}
-
-// startProcess starts cmd and waits for the line "ready" on its standard output.
-func startProcess(t *testing.T, cmd *exec.Cmd) int {
-	t.Helper()
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()         // it was killed: its status says nothing
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if reason, ok := strings.CutPrefix(strings.TrimSpace(line), "skip: "); ok {
-		t.Skip("this kernel does not give it out: " + reason)
-	}
-	if strings.TrimSpace(line) != "ready" {
-		t.Fatalf("%v said %q (%v), not ready", cmd.Args, line, err)
-	}
-	return cmd.Process.Pid
+	return holdertest.Start(t, cmd)
 }
 
 // eventually tries until ok holds or a generous limit has passed.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"corsa.dev/corsa/runtime/check/holdertest"
 	"corsa.dev/corsa/runtime/engine"
 )
 
@@ -170,10 +171,10 @@ func TestPipesAndDevices(t *testing.T) {
 	defer writer.Close()
 	cmd := exec.Command(holderBinary, "nothing")
 	cmd.ExtraFiles = []*os.File{reader}
-	wantBlockers(t, inspect(t, startProcess(t, cmd), Options{}), `fd 3 \(pipe:\[\d+\]\)`)
+	wantBlockers(t, inspect(t, holdertest.Start(t, cmd), Options{}), `fd 3 \(pipe:\[\d+\]\)`)
 	cmd = exec.Command(holderBinary, "nothing")
 	cmd.ExtraFiles = []*os.File{writer}
-	report := inspect(t, startProcess(t, cmd), Options{})
+	report := inspect(t, holdertest.Start(t, cmd), Options{})
 	wantBlockers(t, report)
 	if !hasNote(report, "fd 3 (pipe:[") {
 		t.Errorf("no note on the pipe to the outside: %v", report.Notes)
@@ -280,7 +281,7 @@ func Test32Bit(t *testing.T) {
 	if err := exec.Command(path).Run(); errors.Is(err, unix.ENOEXEC) {
 		t.Skip("this kernel has no IA32 emulation")
 	}
-	pid := startProcess(t, cmd)
+	pid := holdertest.Start(t, cmd)
 	report := inspect(t, pid, Options{})
 	wantBlockers(t, report, fmt.Sprintf(`process %d \(small\)`, pid))
 	if !strings.Contains(report.Blockers[0].Reason, "32-bit") {
