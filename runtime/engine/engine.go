@@ -86,11 +86,36 @@ type Sweeper interface {
 	Sweep() error
 }
 
+// EarlyCheckpointer is implemented by a Service whose instances need not stand still until their checkpoint is
+// complete.
+type EarlyCheckpointer interface {
+	// CheckpointEarly is Checkpoint, and calls resume, unless it is nil, once and as soon as in may be activated again:
+	// what in does then is not in the image. Until CheckpointEarly returns, in may be activated, parked and dialled, and
+	// nothing else. An error may come after resume was called; without it, in is dormant as before.
+	CheckpointEarly(ctx context.Context, in Instance, conns Conns, resume func()) (Captured, error)
+}
+
+// Captured is a checkpoint and the state of the instance when it was taken.
+type Captured struct {
+	Image    Image
+	Instance json.RawMessage // the instance's handle
+	Timing   Timing
+}
+
 // Timing says how long a checkpoint took.
 type Timing struct {
-	Capture time.Duration // reading the descriptors
+	Capture time.Duration // reading the descriptors, which may overlap with Fork
 	Fork    time.Duration // duplicating the memory
+	Pause   time.Duration // from the call until the instance could be activated again; 0: Total
 	Total   time.Duration
+}
+
+// Paused is how long the instance had to stand still.
+func (t Timing) Paused() time.Duration {
+	if t.Pause == 0 {
+		return t.Total
+	}
+	return t.Pause
 }
 
 // Instance is a private copy of the service. Activate, Park and Dormant are on the transaction path: they do

@@ -103,6 +103,12 @@ func (c *Capturer) readLinks() error {
 	return nil
 }
 
+// Open reports whether the descriptor was in the table that Run read, in the plan or not.
+func (c *Capturer) Open(fd int) bool {
+	_, ok := c.links[fd]
+	return ok
+}
+
 // linkSize is how much of a descriptor's path is looked at.
 const linkSize = 256
 

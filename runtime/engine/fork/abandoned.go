@@ -10,7 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const ctlLink = "/memfd:corsa (deleted)"
+// What a control page is called in /proc.
+const (
+	ctlLink  = "/memfd:corsa (deleted)"
+	zeroLink = "/dev/zero (deleted)"
+)
 
 // releaseAbandoned wakes a process that an engine had parked when it died, before anyone took note of it.
 func releaseAbandoned(pid int) error {
@@ -88,7 +92,7 @@ func (s *service) related(dir string) bool {
 	for side := range 2 {
 		at := s.base.a.arena.ctl(side)
 		link, err := os.Readlink(fmt.Sprintf("%s/map_files/%x-%x", dir, at, at+pageSize))
-		if err == nil && link == ctlLink {
+		if err == nil && (link == ctlLink || link == zeroLink) {
 			return true
 		}
 	}

@@ -195,7 +195,9 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	}
 	for i := range ad.tracee.threads {
 		th := &ad.tracee.threads[i]
-		th.state.readScheduling(th.tid)
+		if ad.seccomp {
+			th.state.readScheduling(th.tid)
+		}
 		ad.threads = append(ad.threads, th.state)
 	}
 	leaderFirst(ad.threads, ad.leader().state.TID)
@@ -204,12 +206,12 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if ad.plan, err = cap.run(); err != nil {
 		return nil, err
 	}
-	if ad.shared, err = sharedAnonymous(ad.t.PID); err != nil {
+	if ad.shared, err = sharedAnonymous(ad.t.PID, ad.arena); err != nil {
 		return nil, err
 	}
 	// The service itself plays the anchor for this one fork: its parked leader runs the batch.
 	t := &anchor{process: process{identity{PID: ad.t.PID}, ad.pidfd}, arena: ad.arena, side: 0}
-	b, child, pidfdAt := t.forkEntries(0, unshareMappings(ad.shared))
+	b, child, pidfdAt := t.forkEntries(0, unshareMappings(ad.shared), true)
 	if err := t.loadChild(child, 1); err != nil {
 		return nil, err
 	}
@@ -218,21 +220,25 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if _, err := ad.leaderRuns(b); err != nil {
 		return nil, fmt.Errorf("fork the base: %w", err)
 	}
-	x, err := t.adoptChild(ctx, ad.pages[1], pidfdAt)
+	pidfd, err := t.readInt(pidfdAt)
 	if err != nil {
 		return nil, err
 	}
+	p, err := takeProcess(t, pidfd)
+	if err != nil {
+		return nil, fmt.Errorf("fork the base: %w", err)
+	}
+	x := &anchor{process: p, arena: ad.arena, side: 1, own: ad.pages[1]}
 	ad.pages[1] = nil
 	closing := t.batch()
-	closing.dataAt += 64
-	closing.call(unix.SYS_CLOSE, intAt(pidfdAt))
+	closing.call(unix.SYS_CLOSE, pidfd)
 	if _, err := ad.leaderRuns(closing); err != nil {
 		return nil, errors.Join(err, x.discard())
 	}
 	if err := x.own.await(ctx, 1, x.alive); err != nil {
 		return nil, errors.Join(fmt.Errorf("base: %w", err), x.discard())
 	}
-	if _, err := x.results(child); err != nil {
+	if err := x.check(child); err != nil {
 		return nil, errors.Join(fmt.Errorf("base: %w", err), x.discard())
 	}
 	return x, nil

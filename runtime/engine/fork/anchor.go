@@ -22,6 +22,8 @@ type anchor struct {
 	side  int  // which control page and agent context are its own
 	own   *ctl // for commands
 	next  *ctl // the other page, prepared for the next fork; nil if it is not
+
+	limits []byte // text of its /proc/PID/limits; nil if that is not known
 }
 
 // exec makes the agent run the batch. On success the encoded entries with their results are returned.
@@ -29,47 +31,53 @@ func (a *anchor) exec(ctx context.Context, b *batch) ([]byte, error) {
 	if len(b.entries) == 0 {
 		return nil, nil
 	}
-	if err := a.load(b, a.side); err != nil {
+	cmd, err := a.start(b)
+	if err == nil {
+		err = a.own.await(ctx, cmd, a.alive)
+	}
+	if err == nil {
+		err = a.check(b)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := a.own.command(ctx, a.alive); err != nil {
-		return nil, err
-	}
-	return a.results(b)
-}
-
-// load writes the batch and points the agent context of the side to it. The context's sequence number stays.
-func (a *anchor) load(b *batch, side int) error {
-	enc := b.encode()
-	if len(enc) > batchSize || len(b.data) > dataSize {
-		return fmt.Errorf("batch of %d system calls with %d bytes is too large", len(b.entries), len(b.data))
-	}
-	if err := writeMem(a.PID, b.at, enc); err != nil {
-		return gone(a.PID, err)
-	}
-	if err := writeMem(a.PID, b.dataAt, b.data); err != nil {
-		return gone(a.PID, err)
-	}
-	var head [16]byte
-	binary.LittleEndian.PutUint64(head[ctxBatch:], b.at)
-	binary.LittleEndian.PutUint64(head[ctxN:], uint64(len(b.entries)))
-	return gone(a.PID, writeMem(a.PID, a.arena.agent(side), head[:]))
-}
-
-// results reads back what the agent's last batch gave.
-func (a *anchor) results(b *batch) ([]byte, error) {
 	enc := make([]byte, len(b.entries)*entrySize)
 	if err := readMem(a.PID, b.at, enc); err != nil {
 		return nil, gone(a.PID, err)
 	}
+	return enc, nil
+}
+
+// start makes the agent run the batch and returns the number of the command, for own.await.
+func (a *anchor) start(b *batch) (uint32, error) {
+	enc := b.encode()
+	if len(enc) > batchSize || len(b.data) > dataSize {
+		return 0, fmt.Errorf("batch of %d system calls with %d bytes is too large", len(b.entries), len(b.data))
+	}
+	var head [16]byte // the context's sequence number stays
+	binary.LittleEndian.PutUint64(head[ctxBatch:], b.at)
+	binary.LittleEndian.PutUint64(head[ctxN:], uint64(len(b.entries)))
+	if err := writePieces(a.PID, piece{b.at, enc}, piece{b.dataAt, b.data}, piece{a.arena.agent(a.side), head[:]}); err != nil {
+		return 0, gone(a.PID, err)
+	}
+	return a.own.command(), nil
+}
+
+// check gives the error with which the agent's last batch ended.
+func (a *anchor) check(b *batch) error {
 	var left [8]byte
 	if err := readMem(a.PID, a.arena.agent(a.side)+ctxFailed, left[:]); err != nil {
-		return nil, gone(a.PID, err)
+		return gone(a.PID, err)
 	}
-	if n := binary.LittleEndian.Uint64(left[:]); n != 0 {
-		return nil, b.failure(enc, int(n))
+	n := binary.LittleEndian.Uint64(left[:])
+	if n == 0 {
+		return nil
 	}
-	return enc, nil
+	enc := make([]byte, len(b.entries)*entrySize)
+	if err := readMem(a.PID, b.at, enc); err != nil {
+		return gone(a.PID, err)
+	}
+	return b.failure(enc, int(n))
 }
 
 // failure names the system call that ended a batch with n entries left.
@@ -108,122 +116,6 @@ func (a *anchor) readInt(addr uint64) (int, error) {
 	return int(int32(binary.LittleEndian.Uint32(b[:]))), nil
 }
 
-// prepare makes the control page that the next fork's child will have. It is not needed while the service is
-// stopped, so it is done ahead.
-func (a *anchor) prepare(ctx context.Context) error {
-	if a.next != nil {
-		return nil
-	}
-	b := a.batch()
-	name := b.putString("corsa")
-	r := b.call(unix.SYS_MEMFD_CREATE, name, unix.MFD_CLOEXEC)
-	b.call(unix.SYS_FTRUNCATE, r, pageSize)
-	enc, err := a.exec(ctx, b)
-	if err != nil {
-		return fmt.Errorf("control page: %w", err)
-	}
-	n := int(result(enc, r))
-	fd, err := unix.PidfdGetfd(a.pidfd, n, 0)
-	if err != nil {
-		return fmt.Errorf("control page: %w", gone(a.PID, err))
-	}
-	defer unix.Close(fd)
-	page, err := mapCtl(fd)
-	if err != nil {
-		return err
-	}
-	b = a.batch()
-	b.call(unix.SYS_MMAP, a.arena.ctl(1-a.side), pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, n, 0)
-	b.call(unix.SYS_CLOSE, n)
-	if _, err := a.exec(ctx, b); err != nil {
-		return errors.Join(fmt.Errorf("control page: %w", err), page.close())
-	}
-	a.next = page
-	return nil
-}
-
-// forkBatch is what fork's caller wants the child to do first, before anything else runs. dropParent has been
-// queued already.
-type forkBatch func(child *batch)
-
-// fork duplicates the anchor. The child is an anchor in its own right; it has carried out first and waits.
-func (a *anchor) fork(ctx context.Context, first forkBatch) (*anchor, error) {
-	if err := a.prepare(ctx); err != nil {
-		return nil, err
-	}
-	b, child, pidfdAt := a.forkEntries(a.side, first)
-	if err := a.loadChild(child, 1-a.side); err != nil {
-		return nil, err
-	}
-	page := a.next
-	page.reset(1)
-	if _, err := a.exec(ctx, b); err != nil {
-		return nil, fmt.Errorf("fork: %w", err)
-	}
-	a.next = nil // it is the child's now
-	c, err := a.adoptChild(ctx, page, pidfdAt)
-	if err != nil {
-		return nil, errors.Join(err, page.close())
-	}
-	b = a.batch()
-	b.dataAt += 64 // keep the number that is about to be closed
-	b.call(unix.SYS_CLOSE, intAt(pidfdAt))
-	if _, err := a.exec(ctx, b); err != nil {
-		return nil, errors.Join(fmt.Errorf("fork: %w", err), c.discard())
-	}
-	if err := page.await(ctx, 1, c.alive); err != nil {
-		return nil, errors.Join(fmt.Errorf("fork: child: %w", err), c.discard())
-	}
-	if _, err := c.results(child); err != nil {
-		return nil, errors.Join(fmt.Errorf("fork: child: %w", err), c.discard())
-	}
-	return c, nil
-}
-
-// forkEntries makes the batch of a fork by the context of the side, and that of its child. The number of the
-// child's pidfd is left at pidfdAt.
-func (a *anchor) forkEntries(side int, first forkBatch) (parent, child *batch, pidfdAt uint64) {
-	parent = a.batch()
-	pidfdAt = parent.reserve(8, 8)
-	parent.clone(cloneArgs{flags: unix.CLONE_PARENT | unix.CLONE_PIDFD, pidfd: pidfdAt}, a.arena.agent(1-side))
-	// The child's batch lies behind the parent's, in the same memory until the fork.
-	child = &batch{at: parent.at + 8*entrySize, dataAt: parent.dataAt + 4096}
-	child.call(unix.SYS_MMAP, a.arena.ctl(side), pageSize, unix.PROT_NONE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE, -1, 0)
-	if first != nil {
-		first(child)
-	}
-	return parent, child, pidfdAt
-}
-
-// loadChild writes the child's batch and its whole context, before the fork.
-func (a *anchor) loadChild(child *batch, side int) error {
-	enc := child.encode()
-	if len(enc) > batchSize-8*entrySize || len(child.data) > dataSize-4096 {
-		return fmt.Errorf("batch of %d system calls is too large", len(child.entries))
-	}
-	head := make([]byte, ctxSize)
-	stubContext{batch: child.at, n: len(child.entries), kind: kindAgent, ctl: a.arena.ctl(side), limitS: provisional}.put(head)
-	return gone(a.PID, errors.Join(
-		writeMem(a.PID, child.at, enc),
-		writeMem(a.PID, child.dataAt, child.data),
-		writeMem(a.PID, a.arena.agent(side), head)))
-}
-
-// adoptChild makes an anchor of the child whose pidfd is at pidfdAt in this process.
-func (a *anchor) adoptChild(_ context.Context, page *ctl, pidfdAt uint64) (*anchor, error) {
-	fd, err := a.getfd(pidfdAt)
-	if err != nil {
-		return nil, fmt.Errorf("fork: %w", err)
-	}
-	p, err := openProcess(fd)
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("fork: %w", err)
-	}
-	return &anchor{process: p, arena: a.arena, side: 1 - a.side, own: page}, nil
-}
-
 // discard ends the process and frees what the engine holds of it.
 func (a *anchor) discard() error {
 	err := a.end()
@@ -256,16 +148,9 @@ func (h anchorHandle) open() (*anchor, error) {
 		return nil, err
 	}
 	a := &anchor{process: p, arena: arena(h.Arena), side: h.Side}
-	at := a.arena.ctl(h.Side)
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", h.PID, at, at+pageSize), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if a.own, err = a.mapCtlOf(h.Side); err != nil {
 		a.close()
 		return nil, fmt.Errorf("control page of process %d: %w", h.PID, err)
-	}
-	defer unix.Close(fd)
-	if a.own, err = mapCtl(fd); err != nil {
-		a.close()
-		return nil, err
 	}
 	if err := a.tidy(); err != nil {
 		a.release()
@@ -303,47 +188,4 @@ func (a *anchor) tidy() error {
 	}
 	_, err = a.exec(ctx, b)
 	return err
-}
-
-// placeholders makes the child of a fork put something harmless in the place of descriptors that it must not
-// share with its parent; their numbers stay taken.
-func placeholders(fds []int) forkBatch {
-	return func(b *batch) {
-		if len(fds) == 0 {
-			return
-		}
-		root := b.putString("/")
-		r := b.call(unix.SYS_OPEN, root, unix.O_PATH|unix.O_CLOEXEC, 0)
-		for _, fd := range fds {
-			b.call(unix.SYS_DUP3, r, fd, unix.O_CLOEXEC)
-		}
-		b.call(unix.SYS_CLOSE, r)
-	}
-}
-
-// unshareMappings makes the child of a fork replace shared anonymous mappings by copies of its own. The parent must
-// not run before that is done.
-func unshareMappings(maps []mapping) forkBatch {
-	return func(b *batch) {
-		for _, m := range maps {
-			n := m.End - m.Start
-			r := b.call(unix.SYS_MMAP, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS, -1, 0)
-			if m.Perms[0] != 'r' {
-				b.call(unix.SYS_MPROTECT, m.Start, n, unix.PROT_READ)
-			}
-			b.copyMem(r, m.Start, n)
-			b.call(unix.SYS_MPROTECT, r, n, protection(m.Perms))
-			b.call(unix.SYS_MREMAP, r, n, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, m.Start)
-		}
-	}
-}
-
-func protection(perms string) int {
-	p := 0
-	for i, bit := range []int{unix.PROT_READ, unix.PROT_WRITE, unix.PROT_EXEC} {
-		if perms[i] != '-' {
-			p |= bit
-		}
-	}
-	return p
 }

@@ -1,6 +1,7 @@
 package fork
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -22,13 +23,10 @@ func affinity(tid int) string {
 	if err := unix.SchedGetaffinity(tid, &set); err != nil {
 		return ""
 	}
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&set)), unsafe.Sizeof(set))
-	n := len(b)
-	for n > 0 && b[n-1] == 0 {
-		n--
-	}
-	return hex.EncodeToString(b[:n])
+	return maskText(unsafe.Slice((*byte)(unsafe.Pointer(&set)), unsafe.Sizeof(set)))
 }
+
+func maskText(mask []byte) string { return hex.EncodeToString(bytes.TrimRight(mask, "\x00")) }
 
 // setAffinity gives a new thread the mask. CPUs that are not allowed any more are left out by the kernel.
 func setAffinity(tid int, mask string) error {
@@ -63,6 +61,17 @@ func (s *threadState) readScheduling(tid int) {
 	}
 }
 
+// scheduling is the same by what the thread itself said.
+func (s *threadState) scheduling(c *capture) {
+	s.CPUs, s.Nice, s.Slack = maskText(c.cpus[:]), 0, ""
+	if c.nice > 0 {
+		s.Nice = 20 - int(c.nice)
+	}
+	if c.slack > 0 {
+		s.Slack = strconv.FormatInt(c.slack, 10)
+	}
+}
+
 // setScheduling gives a new thread what readScheduling found.
 func setScheduling(tid int, s threadState) error {
 	if nice(tid) != s.Nice {
@@ -79,14 +88,14 @@ func setScheduling(tid int, s threadState) error {
 	return setAffinity(tid, s.CPUs)
 }
 
-// readLimits reads /proc/PID/limits: prlimit(2) on a foreign process would take CAP_SYS_RESOURCE.
-func readLimits(pid int) ([]unix.Rlimit, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
-	if err != nil {
-		return nil, gone(pid, err)
-	}
-	var out []unix.Rlimit // in the order of the resources' numbers
-	for line := range strings.Lines(string(b)) {
+// limitsText reads /proc/PID/limits: prlimit(2) on a foreign process would take CAP_SYS_RESOURCE.
+func limitsText(pid int) ([]byte, error) {
+	b, err := readProc(fmt.Sprintf("/proc/%d/limits", pid), nil)
+	return b, gone(pid, err)
+}
+
+func parseLimits(text []byte) (out []unix.Rlimit, err error) {
+	for line := range strings.Lines(string(text)) { // in the order of the resources' numbers
 		if !strings.HasPrefix(line, "Max ") || len(line) < 60 {
 			continue
 		}
@@ -94,7 +103,7 @@ func readLimits(pid int) ([]unix.Rlimit, error) {
 		for i, f := range strings.Fields(line[26:])[:2] {
 			if v[i] = unix.RLIM_INFINITY; f != "unlimited" {
 				if v[i], err = strconv.ParseUint(f, 10, 64); err != nil {
-					return nil, fmt.Errorf("/proc/%d/limits: %w", pid, err)
+					return nil, fmt.Errorf("resource limits: %w", err)
 				}
 			}
 		}
@@ -103,16 +112,51 @@ func readLimits(pid int) ([]unix.Rlimit, error) {
 	return out, nil
 }
 
-// copyLimits makes the anchor take over the resource limits of process from, which belong to a thread group.
-func copyLimits(ctx context.Context, from int, a *anchor) error {
-	want, err := readLimits(from)
+// readProc reads a file of /proc into buf, if that is large enough.
+func readProc(path string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if cap(buf) == 0 {
+		buf = make([]byte, 0, 4096)
+	}
+	for buf = buf[:0]; ; {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return buf, err
+		}
+		buf = buf[:len(buf)+n]
+	}
+}
+
+// limit gives the anchor resource limits, which belong to a thread group: text is another process' /proc/PID/limits.
+func (a *anchor) limit(ctx context.Context, text []byte) error {
+	if a.limits == nil {
+		var err error
+		if a.limits, err = limitsText(a.PID); err != nil {
+			return err
+		}
+	}
+	if bytes.Equal(a.limits, text) {
+		return nil
+	}
+	want, err := parseLimits(text)
 	if err != nil {
 		return err
 	}
-	have, err := readLimits(a.PID)
+	have, err := parseLimits(a.limits)
 	if err != nil {
 		return err
 	}
+	a.limits = nil
 	b := a.batch()
 	for r := range min(len(want), len(have)) {
 		if want[r] != have[r] {

@@ -12,6 +12,8 @@ type capturer struct {
 	declared   []engine.Address
 	conns      engine.Conns
 	shared     []string
+
+	open func(fd int) bool // set by run: whether the process has the descriptor, in the plan or not
 }
 
 // run makes the plan. Everything that could not be made anew is refused by name.
@@ -20,6 +22,7 @@ func (c *capturer) run() (*plan, error) {
 		PID: c.pid, PIDFD: c.pidfd, Listeners: c.listeners, Declared: c.declared, Conns: c.conns, Shared: c.shared,
 	}
 	p, err := r.Run()
+	c.open = r.Open
 	if err != nil {
 		return nil, err
 	}

@@ -58,23 +58,39 @@ func (c *ctl) setRun(v uint32) {
 	}
 }
 
-// command makes the agent behind the page run its batch once more and waits until it is done.
-// A nil ctx.Done is not supported: a dead agent is only noticed through alive or ctx.
-func (c *ctl) command(ctx context.Context, alive func() bool) error {
+// command makes the agent behind the page run its batch and returns the number of the command.
+func (c *ctl) command() uint32 {
 	cmd := atomic.AddUint32(c.word(ctlCmd), 1)
 	c.wake(ctlCmd)
-	return c.await(ctx, cmd, alive)
+	return cmd
 }
 
+// spins is how long await looks before it sleeps. A sleeper that is woken on an idle CPU takes longer to get going than most
+// batches do.
+const spins = 20 * time.Microsecond
+
 // await waits until the agent has finished command number cmd.
+// A nil ctx.Done is not supported: a dead agent is only noticed through alive or ctx.
 func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
+	word := c.word(ctlDone)
+	for until := time.Now().Add(spins); ; {
+		for range 64 {
+			if atomic.LoadUint32(word) == cmd {
+				return nil
+			}
+			pause()
+		}
+		if time.Now().After(until) {
+			break
+		}
+	}
 	ts := unix.NsecToTimespec(int64(50 * time.Millisecond))
 	for {
-		done := atomic.LoadUint32(c.word(ctlDone))
+		done := atomic.LoadUint32(word)
 		if done == cmd {
 			return nil
 		}
-		_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(c.word(ctlDone))), futexWait, uintptr(done),
+		_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWait, uintptr(done),
 			uintptr(unsafe.Pointer(&ts)), 0, 0)
 		if e == 0 || errors.Is(e, unix.EAGAIN) || errors.Is(e, unix.EINTR) {
 			continue
@@ -90,6 +106,9 @@ func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
 		}
 	}
 }
+
+// idle reports whether the agent has finished command number cmd.
+func (c *ctl) idle(cmd uint32) bool { return atomic.LoadUint32(c.word(ctlDone)) == cmd }
 
 // reset prepares the page for an agent that has not started: it reports its first batch as command first.
 func (c *ctl) reset(first uint32) {

@@ -26,6 +26,7 @@ type instance struct {
 	name      string
 	listeners []listener
 	shared    []mapping
+	hidden    []int // descriptors that the last checkpoint did not share; nil: there was none
 
 	tracee *tracee
 	parker parker
@@ -34,13 +35,21 @@ type instance struct {
 
 // start spawns the threads, parked.
 func (in *instance) start(ctx context.Context, threads []threadState) error {
-	sp := &spawn{a: in.a, threads: append([]threadState(nil), threads...), sameIDs: in.s.sameIDs}
+	sp := &spawn{a: in.a, threads: append([]threadState(nil), threads...), sameIDs: in.s.sameIDs, seccomp: in.s.seccomp}
 	in.a.own.setRun(runParked)
 	var err error
 	if in.leader, in.initp, err = sp.run(ctx); err != nil {
 		return err
 	}
-	return in.follow(sp.threads)
+	if err := in.follow(sp.threads); err != nil {
+		return err
+	}
+	for i := range in.tracee.threads {
+		if err := setScheduling(in.tracee.threads[i].tid, in.tracee.threads[i].state); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // follow prepares for parking.
@@ -185,7 +194,9 @@ func (in *instance) threadStates() []threadState {
 	out := make([]threadState, 0, len(in.tracee.threads))
 	for i := range in.tracee.threads {
 		th := &in.tracee.threads[i]
-		th.state.readScheduling(th.tid)
+		if in.s.seccomp { // else it tells in its slot
+			th.state.readScheduling(th.tid)
+		}
 		out = append(out, th.state)
 		if th.tid == in.leader.PID {
 			out[0], out[len(out)-1] = out[len(out)-1], out[0]
@@ -205,9 +216,11 @@ type instanceHandle struct {
 }
 
 // Handle implements engine.Instance.
-func (in *instance) Handle() json.RawMessage {
+func (in *instance) Handle() json.RawMessage { return in.handleWith(in.threadStates()) }
+
+func (in *instance) handleWith(threads []threadState) json.RawMessage {
 	return mustJSON(instanceHandle{
-		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, in.threadStates(), in.shared,
+		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, threads, in.shared,
 	})
 }
 

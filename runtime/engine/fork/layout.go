@@ -77,6 +77,9 @@ func (a arena) ctl(side int) uint64   { return uint64(a) + offCtl + uint64(side)
 func (a arena) agent(side int) uint64 { return uint64(a) + offAgents + uint64(side)*0x100 }
 func (a arena) slot(i int) uint64     { return uint64(a) + offSlots + uint64(i)*slotSize }
 
+// has reports whether the address is in the arena.
+func (a arena) has(at uint64) bool { return a != 0 && at >= uint64(a) && at < uint64(a)+arenaSize }
+
 // inStub reports whether ip is in the stub: such a thread's state is in its frame, not in its registers.
 func (a arena) inStub(ip uint64) bool { return a != 0 && ip >= uint64(a) && ip < uint64(a)+pageSize }
 

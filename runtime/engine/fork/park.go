@@ -228,7 +228,7 @@ func (p *parker) awaitParked(deadline time.Time) error {
 	var b [ctxSize]byte
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
-		for {
+		for look := newPatience(); ; look.wait() {
 			if err := readMem(p.t.pid, p.arena.slot(th.state.Slot), b[:]); err != nil {
 				return gone(p.t.pid, err)
 			}
@@ -241,8 +241,22 @@ func (p *parker) awaitParked(deadline time.Time) error {
 			if time.Now().After(deadline) {
 				return fmt.Errorf("thread %d does not park: %w", th.tid, engine.ErrBusy)
 			}
-			time.Sleep(5 * time.Microsecond)
 		}
 	}
 	return nil
+}
+
+// patience paces looks at what is about to happen: for a while without a break, then with short ones.
+type patience struct{ until time.Time }
+
+func newPatience() patience { return patience{time.Now().Add(spins)} }
+
+func (p patience) wait() {
+	if time.Now().Before(p.until) {
+		pause()
+		return
+	}
+	// Not time.Sleep: the runtime's timers may take a millisecond for any sleep.
+	ts := unix.NsecToTimespec(int64(20 * time.Microsecond))
+	_ = unix.Nanosleep(&ts, nil) // a shorter one is as good
 }

@@ -100,7 +100,7 @@ type mapping struct {
 }
 
 func (m mapping) sharedAnonymous() bool {
-	return m.Perms[3] == 's' && strings.HasPrefix(m.Path, "/dev/zero (deleted)")
+	return m.Perms[3] == 's' && strings.HasPrefix(m.Path, zeroLink)
 }
 
 func readMaps(pid int) ([]mapping, error) {

@@ -1,10 +1,8 @@
 package fork
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"time"
 
@@ -19,9 +17,22 @@ type process struct {
 	pidfd int
 }
 
+// takeProcess takes hold of the process for which a has a pidfd of that number.
+func takeProcess(a *anchor, number int) (process, error) {
+	fd, err := unix.PidfdGetfd(a.pidfd, number, 0)
+	if err != nil {
+		return process{}, gone(a.PID, err)
+	}
+	p, err := openProcess(fd)
+	if err != nil {
+		unix.Close(fd)
+	}
+	return p, err
+}
+
 // openProcess takes ownership of pidfd.
 func openProcess(pidfd int) (process, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd))
+	b, err := readProc(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd), nil)
 	if err != nil {
 		return process{}, err
 	}
@@ -97,26 +108,4 @@ func (p *process) close() {
 		unix.Close(p.pidfd)
 		p.pidfd = -1
 	}
-}
-
-// sharedAnonymous lists the shared anonymous mappings of a process: fork would leave them shared with the child.
-func sharedAnonymous(pid int) ([]mapping, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil, gone(pid, err)
-	}
-	var out []mapping
-	for line := range bytes.Lines(b) {
-		if !bytes.Contains(line, []byte("/dev/zero")) {
-			continue // most lines: parsing them all would double the time of a checkpoint
-		}
-		m, err := parseMapping(string(line))
-		if err != nil {
-			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
-		}
-		if m.sharedAnonymous() {
-			out = append(out, m)
-		}
-	}
-	return out, nil
 }

@@ -117,18 +117,33 @@ func readMem(pid int, addr uint64, b []byte) error {
 	return nil
 }
 
-func writeMem(pid int, addr uint64, b []byte) error {
-	if len(b) == 0 {
+func writeMem(pid int, addr uint64, b []byte) error { return writePieces(pid, piece{addr, b}) }
+
+// piece is what is to be written to an address.
+type piece struct {
+	at uint64
+	b  []byte
+}
+
+// writePieces writes into the process' memory by one system call. Pieces may be empty.
+func writePieces(pid int, pieces ...piece) error {
+	l, r, want := make([]unix.Iovec, 0, 4), make([]unix.RemoteIovec, 0, 4), 0
+	for _, p := range pieces {
+		if len(p.b) > 0 {
+			l = append(l, unix.Iovec{Base: &p.b[0], Len: uint64(len(p.b))})
+			r = append(r, unix.RemoteIovec{Base: uintptr(p.at), Len: len(p.b)})
+			want += len(p.b)
+		}
+	}
+	if want == 0 {
 		return nil
 	}
-	l := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
-	r := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
 	n, err := unix.ProcessVMWritev(pid, l, r, 0)
-	if err == nil && n != len(b) {
+	if err == nil && n != want {
 		err = unix.EFAULT
 	}
 	if err != nil {
-		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(b), addr, pid, err)
+		return fmt.Errorf("write %d bytes at %#x of process %d: %w", want, r[0].Base, pid, err)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +25,7 @@ type spawn struct {
 	a         *anchor
 	threads   []threadState // the leader first
 	sameIDs   bool          // in a pid namespace of their own, under the same ids
+	seccomp   bool
 	captures  []capture
 	initPidfd uint64
 	leadPidfd uint64
@@ -38,9 +38,18 @@ type capture struct {
 	robust    uint64
 	robustLen uint64
 	name      [16]byte
+	cpus      [cpusSize]byte // with zeros behind what the kernel has
+	nice      int64          // in getpriority's encoding
+	slack     int64          // nanoseconds
 }
 
-const captureSize = 64
+// Offsets in the capture area of a slot.
+const (
+	captureName = 48
+	captureCPUs = 64
+	cpusSize    = 128
+	captureSize = captureCPUs + cpusSize
+)
 
 // captureBatch is run by every thread each time it parks.
 func captureBatch(slot uint64) *batch {
@@ -49,27 +58,47 @@ func captureBatch(slot uint64) *batch {
 	b.call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, at)
 	b.call(unix.SYS_SIGALTSTACK, 0, at+8)
 	b.call(unix.SYS_GET_ROBUST_LIST, 0, at+32, at+40)
-	b.call(unix.SYS_PRCTL, unix.PR_GET_NAME, at+48)
+	b.call(unix.SYS_PRCTL, unix.PR_GET_NAME, at+captureName)
+	b.try(unix.SYS_SCHED_GETAFFINITY, 0, cpusSize, at+captureCPUs)
+	b.try(unix.SYS_GETPRIORITY, unix.PRIO_PROCESS, 0)
+	b.try(unix.SYS_PRCTL, unix.PR_GET_TIMERSLACK)
 	return b
 }
 
+// Entries of captureBatch whose results count. They lie behind what spawn.own puts there, so that they are right also
+// for a thread that has never run since it was made.
+const (
+	entryNice  = ref(6)
+	entrySlack = ref(7)
+)
+
+// decodeCapture decodes a slot from slotBatch on.
 func decodeCapture(b []byte) capture {
 	le := binary.LittleEndian
-	c := capture{clearTID: le.Uint64(b), robust: le.Uint64(b[32:]), robustLen: le.Uint64(b[40:])}
-	copy(c.altStack[:], b[8:])
-	copy(c.name[:], b[48:])
+	at := b[slotCapture-slotBatch:]
+	c := capture{
+		clearTID: le.Uint64(at), robust: le.Uint64(at[32:]), robustLen: le.Uint64(at[40:]),
+		nice: result(b, entryNice), slack: result(b, entrySlack),
+	}
+	copy(c.altStack[:], at[8:])
+	copy(c.name[:], at[captureName:])
+	copy(c.cpus[:], at[captureCPUs:])
 	return c
 }
 
 // readCaptures reads what the parked threads said.
 func (s *spawn) readCaptures() error {
 	s.captures = make([]capture, len(s.threads))
-	var b [captureSize]byte
-	for i, t := range s.threads {
-		if err := readMem(s.a.PID, s.a.arena.slot(t.Slot)+slotCapture, b[:]); err != nil {
+	var b [slotCapture - slotBatch + captureSize]byte
+	for i := range s.threads {
+		t := &s.threads[i]
+		if err := readMem(s.a.PID, s.a.arena.slot(t.Slot)+slotBatch, b[:]); err != nil {
 			return gone(s.a.PID, err)
 		}
 		s.captures[i] = decodeCapture(b[:])
+		if !s.seccomp { // else they say it only once, and it was read from outside
+			t.scheduling(&s.captures[i])
+		}
 	}
 	return nil
 }
@@ -88,7 +117,7 @@ func (s *spawn) own(i int, b *batch) {
 	if binary.LittleEndian.Uint32(c.altStack[8:])&ssDisable == 0 {
 		b.call(unix.SYS_SIGALTSTACK, at+8, 0)
 	}
-	b.call(unix.SYS_PRCTL, unix.PR_SET_NAME, at+48)
+	b.call(unix.SYS_PRCTL, unix.PR_SET_NAME, at+captureName)
 	if t.GSBase != 0 {
 		b.call(unix.SYS_ARCH_PRCTL, 0x1001, t.GSBase) // ARCH_SET_GS
 	}
@@ -195,7 +224,7 @@ func (s *spawn) cloneLeader(ctx context.Context) error {
 
 // poll repeats until ready or ctx is done. Nothing here is on the transaction path.
 func (s *spawn) poll(ctx context.Context, ready func() (bool, error)) error {
-	for {
+	for look := newPatience(); ; look.wait() {
 		ok, err := ready()
 		if ok || err != nil {
 			return err
@@ -206,7 +235,6 @@ func (s *spawn) poll(ctx context.Context, ready func() (bool, error)) error {
 		if !s.a.alive() {
 			return fmt.Errorf("process %d: %w", s.a.PID, engine.ErrGone)
 		}
-		time.Sleep(20 * time.Microsecond)
 	}
 }
 
@@ -267,18 +295,14 @@ func (s *spawn) collect(ctx context.Context, lead *batch) (leader, initp process
 }
 
 func (s *spawn) take(addr uint64) (process, error) {
-	fd, err := s.a.getfd(addr)
+	n, err := s.a.readInt(addr)
 	if err != nil {
 		return process{}, err
 	}
-	p, err := openProcess(fd)
-	if err != nil {
-		unix.Close(fd)
-	}
-	return p, err
+	return takeProcess(s.a, n)
 }
 
-// adoptThreads fills t with the threads of a process that was just spawned.
+// adoptThreads fills t with the threads of a process whose states are known.
 func adoptThreads(t *tracee, states []threadState) error {
 	byTID := make(map[int]threadState, len(states))
 	for _, s := range states {
@@ -306,9 +330,6 @@ func adoptThreads(t *tracee, states []threadState) error {
 		} else if len(states) == 1 && tid == t.pid {
 			th.state, th.known = states[0], true
 			th.state.TID = inner
-		}
-		if err := setScheduling(tid, th.state); err != nil {
-			return err
 		}
 		t.threads = append(t.threads, th)
 	}

@@ -7,6 +7,7 @@ import (
 
 func stub() //nolint:unused // declared for vet: the assembler reaches it by its address alone
 func stubText() *byte
+func pause()
 func cpuid(leaf, sub uint32) (a, b, c, d uint32)
 
 // stubCode is the text of ·stub as it is copied into a service.
