@@ -31,7 +31,7 @@ const (
 func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 	l := m.ref.layout()
 	var err error
-	if m.output, err = collect(l.output(), output); err != nil {
+	if m.output, err = collect(l.output(), output, m.log); err != nil {
 		return err
 	}
 	state, err := m.box.State()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"sync"
+
+	"github.com/sirupsen/logrus"
 )
 
 const (
@@ -18,17 +20,19 @@ const (
 // printed collects what the service prints: into a file of bounded size, and the last lines for error messages.
 type printed struct {
 	path string
+	log  *logrus.Entry
 
 	mu   sync.Mutex
 	file *os.File
 	size int64
 	tail []byte
 	done chan struct{}
+	lost bool // the last write failed
 }
 
 // collect copies from r, which it owns, to the file at path until the end or until close. r may be nil.
-func collect(path string, r *os.File) (*printed, error) {
-	p := &printed{path: path, done: make(chan struct{})}
+func collect(path string, r *os.File, log *logrus.Entry) (*printed, error) {
+	p := &printed{path: path, log: log, done: make(chan struct{})}
 	if r == nil {
 		close(p.done)
 		return p, nil
@@ -39,8 +43,9 @@ func collect(path string, r *os.File) (*printed, error) {
 	go func() {
 		defer close(p.done)
 		defer r.Close()
-		// An error of the file would block the service: it is dropped, the pipe is drained.
-		_, _ = io.Copy(p, r)
+		if _, err := io.Copy(p, r); err != nil {
+			log.WithError(err).Error("cannot read what the service prints")
+		}
 	}()
 	return p, nil
 }
@@ -58,7 +63,8 @@ func (p *printed) open() error {
 	return nil
 }
 
-// Write never fails: what it is given has left the pipe, and the pipe must be drained.
+// Write never fails: what it is given has left the pipe, and the pipe must be drained, or the service would block. That
+// the file does not take it is logged, once until it does again.
 func (p *printed) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,18 +73,26 @@ func (p *printed) Write(b []byte) (int, error) {
 	if len(p.tail) > 2*keep {
 		p.tail = append(p.tail[:0], p.tail[len(p.tail)-keep:]...)
 	}
-	if p.size > outputMax && p.file != nil {
-		_ = p.file.Close()
-		p.file = nil
-		if os.Rename(p.path, p.path+".1") == nil && p.open() != nil {
-			p.file = nil
+	err := p.keep(b)
+	if err != nil && !p.lost {
+		p.log.WithError(err).Error("what the service prints is not kept")
+	}
+	p.lost = err != nil
+	return len(b), nil
+}
+
+// keep writes to the file, which is begun anew when it has become large. p.mu is held.
+func (p *printed) keep(b []byte) error {
+	var rotated error
+	if p.size > outputMax {
+		rotated = errors.Join(p.file.Close(), os.Rename(p.path, p.path+".1"))
+		if err := p.open(); err != nil {
+			return errors.Join(rotated, err)
 		}
 	}
-	if p.file != nil {
-		n, _ := p.file.Write(b)
-		p.size += int64(n)
-	}
-	return len(b), nil
+	n, err := p.file.Write(b) // into the old one, too, where that has to do
+	p.size += int64(n)
+	return errors.Join(rotated, err)
 }
 
 // explain adds the last lines that the service printed to err.

@@ -29,7 +29,7 @@ func (m *Monitor) takeOver(ctx context.Context, output *os.File) error {
 			return err
 		}
 	}
-	if m.output, err = collect(l.output(), output); err != nil {
+	if m.output, err = collect(l.output(), output, m.log); err != nil {
 		return err
 	}
 	eng, err := pickEngine(rec.Engine)
