@@ -66,29 +66,36 @@ func startRedis(b testing.TB) *redis {
 	return &redis{f: &fake{cmd: cmd, pidfd: pidfd, paths: []string{path}}, path: path}
 }
 
-// BenchmarkRedisGet reports the round trip of a GET on one connection, direct and through the gate, in the same run.
-// Run it under taskset to have all parties on one CPU.
-func BenchmarkRedisGet(b *testing.B) {
-	r := startRedis(b)
-	s := declare(b.TempDir())
+// gatedRedis is a redis behind a gate, and the path at which the gate listens. Both end with the test.
+func gatedRedis(tb testing.TB) (r *redis, public string) {
+	tb.Helper()
+	r = startRedis(tb)
+	s := declare(tb.TempDir())
 	s.AppKey = spec.AppKeyUID
 	g, err := New(Config{Service: s, Monitor: r})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ctx) }()
-	defer func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			b.Error(err)
+			tb.Error(err)
 		}
-	}()
-	public := s.Endpoints[0].Address
+	})
+	public = s.Endpoints[0].Address
 	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
 		time.Sleep(time.Millisecond)
 	}
+	return r, public
+}
+
+// BenchmarkRedisGet reports the round trip of a GET on one connection, direct and through the gate, in the same run.
+// Run it under taskset to have all parties on one CPU.
+func BenchmarkRedisGet(b *testing.B) {
+	r, public := gatedRedis(b)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for b.Loop() {
@@ -123,26 +130,7 @@ func TestRedisBenchmark(t *testing.T) {
 	if err != nil {
 		t.Skip("redis-benchmark is not installed")
 	}
-	r := startRedis(t)
-	s := declare(t.TempDir())
-	s.AppKey = spec.AppKeyUID
-	g, err := New(Config{Service: s, Monitor: r})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- g.Serve(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	public := g.eps[0].address
-	for _, err := os.Stat(public); err != nil; _, err = os.Stat(public) {
-		time.Sleep(time.Millisecond)
-	}
+	_, public := gatedRedis(t)
 	for _, args := range [][]string{{"-c", "50"}, {"-c", "16", "-P", "16"}, {"-c", "4", "-d", "300000", "-n", "500"}} {
 		args = append([]string{"-s", public, "-n", "10000", "-t", "get,set", "-q"}, args...)
 		cmd := exec.Command("timeout", append([]string{"30", bin}, args...)...)
