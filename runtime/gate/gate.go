@@ -34,6 +34,14 @@ type Monitor interface {
 	Left(ctx context.Context, app instance.App) error
 }
 
+// EarlyMonitor is implemented by a Monitor whose checkpoints let the app go on before they are complete.
+type EarlyMonitor interface {
+	// CheckpointEarly is Monitor.Checkpoint, and calls resume, at most once and on the calling goroutine, as soon as the
+	// instance may be activated again. Other calls for the app may be made from then on, also before it returns; they
+	// take effect after it.
+	CheckpointEarly(ctx context.Context, app instance.App, trigger string, conns engine.Conns, resume func()) error
+}
+
 // Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in
 // Plumbed did not exist in the state it was branched from; the gate dials them anew.
 type Replacement struct {
@@ -46,6 +54,9 @@ type Held struct {
 	Instance engine.Instance // nil if the app has none (it crashed and is stopped)
 	Conns    engine.Conns    // socket inodes of the instance's ends
 	Open     []engine.ConnID // connections that the app still has open
+	// Resume, if it is not nil, lets the app go on with Instance before fn returns; fn calls it at most once, and returns no
+	// Replacement then.
+	Resume func()
 }
 
 // Gate accepts transactions. Its methods may be called from any goroutine.

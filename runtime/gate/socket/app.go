@@ -14,10 +14,11 @@ import (
 type phase int
 
 const (
-	phaseEmpty phase = iota // no instance, and nobody has asked for one
-	phaseBusy               // a worker has the app: its requests wait
-	phaseReady              // the instance serves
-	phaseDown               // quarantined or stopped: connections are answered with the crash reply
+	phaseEmpty   phase = iota // no instance, and nobody has asked for one
+	phaseBusy                 // a worker has the app: its requests wait
+	phaseReady                // the instance serves
+	phaseLeaving              // the app has ended, and its instance is ending
+	phaseDown                 // quarantined or stopped: connections are answered with the crash reply
 )
 
 const (
@@ -52,23 +53,18 @@ type app struct {
 
 	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 
-	forwards  uint64 // pieces of requests forwarded
-	heardTime int64  // when bytes last came from it
-	rests     uint64 // times that the instance was seen at rest
-	restAt    int64  // the last one of them
-	speakBy   int64  // when its unsure connections are closed
-	restless  bool   // bytes have come from it since
-	stirred   bool   // in Gate.stirred
-	awake     bool   // and a look found it at work
+	forwards uint64 // pieces of requests forwarded
+	diedAt   int64  // when the last instance died
+	speakBy  int64  // when its unsure connections are closed
 
 	client  int   // pidfd of the process that the app is, -1: none
 	watched int32 // its slot
 	gone    bool  // that process has ended
-	leaving bool  // the instance was told to end because the app has
 
 	due        string // why a checkpoint is due, "" if none is
 	holds      []*hold
 	settleFrom int64 // since when a boundary has been wanted; 0: it is not
+	saving     bool  // a's last checkpoint is not complete; the next boundary has to wait for that
 	answered   int   // transactions since the last checkpoint
 	ckptAt     int64 // when the last checkpoint was taken
 	downErr    error // in phaseDown
@@ -189,6 +185,9 @@ func (g *Gate) giveUpOn(a *app) {
 // turns carries out what the schedule decides.
 func (g *Gate) turns() {
 	for {
+		if g.sched.running && g.sched.cur.owner.phase == phaseLeaving {
+			return // its pidfd is about to tell
+		}
 		quiet := false
 		if g.sched.undecided() {
 			quiet = g.atBoundary(g.sched.cur.owner)
@@ -242,9 +241,6 @@ func (g *Gate) endTurn(v verdict) bool {
 		return false
 	default:
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
-	}
-	if err == nil && v == park && !a.unfinished {
-		g.rested(a)
 	}
 	g.sched.parked(g.now())
 	if v == breakIn {

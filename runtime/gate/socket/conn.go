@@ -51,7 +51,6 @@ type conn struct {
 	doomed   bool // without an instance: its next request gets the crash reply
 	parting  bool // it has got the crash reply, and is closed once the app has read that
 	unsure   bool // a crash may have cut off a reply on it
-	restless bool // bytes have come from an instance
 	lost     bool // the instance's end broke before the service had consumed all
 	waiting  bool // in app.ready
 	dirty    bool // in app.dirty
@@ -60,11 +59,11 @@ type conn struct {
 
 	peerInode uint64 // of the instance's end; 0: not known yet
 
-	alias   engine.ConnID // names c in checkpoints that have its open transaction; 0: none has
-	sent    int           // bytes of the open transaction that the instance was given
-	heardAt uint64        // what app.forwards was when bytes last came back
-	rests   uint64        // of app.rests at that time
-	partBy  int64         // when to close it, if it is parting
+	alias     engine.ConnID // names c in checkpoints that have its open transaction; 0: none has
+	sent      int           // bytes of the open transaction that the instance was given
+	heardAt   uint64        // what app.forwards was when bytes last came back
+	heardTime int64         // when that was; 0: never
+	partBy    int64         // when to close it, if it is parting
 
 	kept    []byte // the request since the last boundary, if it may have to be delivered again
 	over    bool   // it was too long to keep

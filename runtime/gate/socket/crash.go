@@ -13,11 +13,12 @@ import (
 
 // crashed replaces a's instance, which has died.
 func (g *Gate) crashed(a *app) {
-	if a.leaving {
+	if a.phase == phaseLeaving {
 		g.farewell(a)
 		return
 	}
 	exit := a.inst.Exit()
+	a.diedAt = g.now()
 	for i := len(a.conns) - 1; i >= 0; i-- {
 		if i < len(a.conns) {
 			g.lastWords(a.conns[i])
@@ -130,7 +131,6 @@ func (g *Gate) replace(a *app, rep gate.Replacement, crash bool) {
 	for _, p := range byID { // the app has closed them meanwhile
 		_ = unix.Close(p.FD)
 	}
-	g.rested(a) // the new instance is in the middle of nothing
 	g.employ(a, rep.Instance)
 }
 
@@ -147,29 +147,34 @@ func (g *Gate) survives(c *conn, continued, crash bool) bool {
 	return true
 }
 
+// A reply may come in pieces, and the gate cannot tell a piece from the whole.
+const (
+	tornWithin   = 2_000_000      // ns after the last bytes of a connection in which a crash is taken to have cut them off
+	recentLimit  = 10_000_000_000 // ns after them in which the service may have been about to go on
+	silenceLimit = 3_000_000_000  // ns after a crash in which the app of an unsure connection has to speak
+)
+
 // inMidReply reports whether c, on which nothing is under way as far as the gate can tell, lacks the rest of a reply.
-// After a crash there are connections that may lack it; those are closed if their apps do not speak next.
+// After a crash there are connections that may lack it; those are closed if their apps, which may wait for it, do not
+// speak next.
 func (g *Gate) inMidReply(c *conn, crash bool) bool {
 	a := c.app
-	switch {
+	switch age := g.now() - c.heardTime; {
 	case c.lost: // the service had not read all of the requests
 		return true
-	case !c.restless: // nothing has ever come
+	case !crash || c.heardTime == 0 || age > recentLimit:
 		return false
-	case c.rests < a.rests: // it has been seen at rest since
-		if c.rests+1 < a.rests || g.now() > a.restAt+recentLimit {
-			return false
-		}
-	case a.forwards == c.heardAt && (a.awake || g.now() < a.heardTime+lookAfter):
-		return true // it did not go on to anything else
+	case a.forwards == c.heardAt && a.diedAt < c.heardTime+tornWithin:
+		return true // the instance did not go on to anything else
 	}
-	if crash {
-		c.unsure = true
-		a.speakBy = g.now() + silenceLimit
-		g.clock.set(&a.alarms, alarmUnsure, a.speakBy)
-	}
+	c.unsure = true
+	a.speakBy = g.now() + silenceLimit
+	g.clock.set(&a.alarms, alarmUnsure, a.speakBy)
 	return false
 }
+
+// heard notes that bytes have come from the instance on c.
+func (g *Gate) heard(c *conn) { c.heardTime, c.heardAt = g.now(), c.app.forwards }
 
 // requestDied deals with a connection whose request died with the instance, with nothing of the reply sent.
 func (g *Gate) requestDied(c *conn) bool {

@@ -50,26 +50,23 @@ type Gate struct {
 	start  time.Time
 
 	// The loop's own state.
-	epfd, wakefd, lookfd int
-	events               [128]unix.EpollEvent
-	entries              []entry
-	freeSlots            []int32
-	sched                schedule
-	clock                clockwork
-	alarms               alarms
-	apps                 map[instance.App]*app
-	nconns               int
-	lastID               engine.ConnID
-	reserve              int // a descriptor to give up when there is none left
-	accepting            bool
-	lastRefusal          int64
+	epfd, wakefd int
+	events       [128]unix.EpollEvent
+	entries      []entry
+	freeSlots    []int32
+	sched        schedule
+	clock        clockwork
+	alarms       alarms
+	apps         map[instance.App]*app
+	nconns       int
+	lastID       engine.ConnID
+	reserve      int // a descriptor to give up when there is none left
+	accepting    bool
+	lastRefusal  int64
 
 	work, again []*conn // to be pumped in this round, in the next one
 	settling    []*app  // a boundary is wanted
 	over        []*app  // may have ended
-	stirred     []*app  // their instances are to be looked at
-	looking     bool    // lookfd is set
-	lookWait    int64   // to how many ns
 	departing   int     // apps that a worker takes leave of
 	spare       []*conn
 	sent        *conn // the last one whose request was forwarded in this round
@@ -132,11 +129,6 @@ func New(cfg Config) (*Gate, error) {
 		_ = unix.Close(g.epfd)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	if g.lookfd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
-		_ = unix.Close(g.epfd)
-		_ = unix.Close(g.wakefd)
-		return nil, fmt.Errorf("timerfd: %w", err)
-	}
 	return g, nil
 }
 
@@ -167,9 +159,6 @@ func (g *Gate) Serve(ctx context.Context) error {
 	}
 	if _, err = g.watch(g.wakefd, unix.EPOLLIN, entry{kind: slotWake}); err != nil {
 		return fmt.Errorf("watch the wake-up descriptor: %w", err)
-	}
-	if _, err = g.watch(g.lookfd, unix.EPOLLIN, entry{kind: slotLook}); err != nil {
-		return fmt.Errorf("watch the timer: %w", err)
 	}
 	for _, key := range g.cfg.Apps {
 		g.watchClient(g.lookUp(key))
@@ -279,7 +268,6 @@ func (g *Gate) close(cancel context.CancelFunc) {
 		_ = unix.Close(g.reserve)
 	}
 	_ = unix.Close(g.wakefd)
-	_ = unix.Close(g.lookfd)
 	_ = unix.Close(g.epfd)
 }
 

@@ -18,7 +18,7 @@ type hold struct {
 }
 
 // Hold waits until app is at a transaction boundary, parks its instance and calls fn, on the calling goroutine,
-// while the app's requests wait. Transactions that do not end are waited for no longer than 100 ms if the instance
+// while the app's requests wait, until it calls Resume or returns. Transactions that do not end are waited for no longer than 100 ms if the instance
 // sleeps; one that computes is parked at any instruction after a second. If fn returns a Replacement with an Instance, the app
 // goes on with that one, also when fn returns an error. It returns fn's error, gate.ErrUnknownApp, ErrClosed or ctx's.
 func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Context, gate.Held) (gate.Replacement, error)) error {
@@ -35,10 +35,24 @@ func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Conte
 		g.post(func() { g.cancelHold(key, h) })
 		return context.Cause(ctx)
 	}
+	var early *app // only the loop touches it
+	resumed := false
+	held.Resume = func() {
+		resumed = true
+		g.post(func() {
+			early = g.apps[key]
+			early.saving = true
+			g.release(early, gate.Replacement{})
+		})
+	}
 	rep, err := fn(ctx, held)
 	done := make(chan struct{})
 	g.post(func() {
-		g.release(g.apps[key], rep)
+		if resumed {
+			early.saving = false
+		} else {
+			g.release(g.apps[key], rep)
+		}
 		close(done)
 		g.workers.Done()
 	})
@@ -96,7 +110,7 @@ func (g *Gate) wantCheckpoint(a *app, trigger string) {
 
 // settle looks whether a has reached the boundary that somebody waits for.
 func (g *Gate) settle(a *app) {
-	if a.phase != phaseReady || a.settleFrom == 0 {
+	if a.phase != phaseReady || a.settleFrom == 0 || a.saving {
 		return
 	}
 	if a.due == "" && len(a.holds) == 0 { // the caller of Hold has given up
@@ -141,9 +155,6 @@ func (g *Gate) parkAtBoundary(a *app, waited int64) bool {
 			g.logApp(a).Warn("the instance did not come to a transaction boundary; it is held where it is")
 			return a.inst.Park(0) == nil
 		}
-	}
-	if err == nil && !a.heldBack() {
-		g.rested(a)
 	}
 	return err == nil // a dead one is dealt with when its pidfd is reported
 }
@@ -192,16 +203,37 @@ func (g *Gate) startCheckpoint(a *app) {
 	trigger, conns, alone := a.due, g.conns(a), !g.strict || g.sched.runs(&a.seat)
 	a.due = ""
 	g.occupy(a)
+	goOn := func() {
+		a.answered, a.ckptAt = 0, g.now()
+		g.goOn(a, alone)
+	}
 	g.background(func(ctx context.Context) func() {
-		err := g.cfg.Monitor.Checkpoint(ctx, a.key, trigger, conns)
+		resumed := false
+		err := g.checkpoint(ctx, a.key, trigger, conns, func() {
+			resumed = true
+			g.post(func() {
+				a.saving = true
+				goOn()
+			})
+		})
 		return func() {
+			a.saving = false
 			if err != nil && g.ctx.Err() == nil {
 				g.logApp(a).WithError(err).Error("checkpoint failed; the app goes on without it")
 			}
-			a.answered, a.ckptAt = 0, g.now()
-			g.goOn(a, alone)
+			if !resumed {
+				goOn()
+			}
 		}
 	})
+}
+
+// checkpoint asks the monitor for a checkpoint and calls resume before the end if the monitor can do that.
+func (g *Gate) checkpoint(ctx context.Context, app instance.App, trigger string, conns engine.Conns, resume func()) error {
+	if m, ok := g.cfg.Monitor.(gate.EarlyMonitor); ok {
+		return m.CheckpointEarly(ctx, app, trigger, conns, resume)
+	}
+	return g.cfg.Monitor.Checkpoint(ctx, app, trigger, conns)
 }
 
 // goOn continues with the instance that a had before. It is woken if nobody else is likely to be next.

@@ -117,16 +117,17 @@ func (g *Gate) leaveAll() {
 
 // leave ends a's instance if a has ended.
 func (g *Gate) leave(a *app) {
-	if len(a.conns) > 0 || a.leaving || g.apps[a.key] != a || g.cfg.Service.AppKey == spec.AppKeyPID && !a.gone {
+	if len(a.conns) > 0 || g.apps[a.key] != a || g.cfg.Service.AppKey == spec.AppKeyPID && !a.gone {
 		return
 	}
 	switch a.phase {
-	case phaseBusy: // a worker has it: resume or fail asks again
+	case phaseBusy, phaseLeaving: // resume or fail asks again
 		return
 	case phaseReady:
-		a.leaving = true
 		if !a.inst.Dormant() {
 			// Nobody else may run before it is dead: its pidfd tells.
+			a.phase = phaseLeaving
+			a.settleFrom = 0
 			if err := unix.PidfdSendSignal(a.inst.PIDFD(), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 				g.logApp(a).WithError(err).Error("cannot end the instance of an app that has gone")
 			}
@@ -138,10 +139,6 @@ func (g *Gate) leave(a *app) {
 
 // farewell has the monitor discard what a had.
 func (g *Gate) farewell(a *app) {
-	a.leaving = true
-	for len(a.conns) > 0 { // it came while the instance was dying
-		g.reset(a.conns[0])
-	}
 	g.occupy(a)
 	a.due, a.settleFrom = "", 0
 	g.departing++
@@ -159,7 +156,7 @@ func (g *Gate) farewell(a *app) {
 
 // forget drops a, unless a connection has come that it had opened before it ended.
 func (g *Gate) forget(a *app) {
-	a.inst, a.leaving = nil, false
+	a.inst = nil
 	a.ready, a.undialed, a.fresh, a.dirty = nil, nil, nil, nil
 	g.dropHolds(a, gate.ErrUnknownApp)
 	if len(a.conns) > 0 {

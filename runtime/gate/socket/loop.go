@@ -19,7 +19,6 @@ const (
 	slotService // the instance's end
 	slotPIDFD
 	slotClient // the process that an app is
-	slotLook
 )
 
 // An entry says what a watched descriptor is. Events carry its index and generation, so that one that was
@@ -105,8 +104,6 @@ func (g *Gate) event(ev *unix.EpollEvent) {
 		g.crashed(en.app)
 	case slotClient:
 		g.clientEnded(en.app)
-	case slotLook:
-		g.look()
 	case slotWake:
 		g.takePosted()
 	}
@@ -165,7 +162,6 @@ func (g *Gate) parkIdle(a *app) {
 	at := max(a.lastUse, a.turnFrom) + idleLimit
 	if g.now() >= at {
 		if a.long == 0 && g.quiet(a) && a.inst.Park(parkLimit) == nil {
-			g.rested(a)
 			return
 		}
 		at = g.now() + idleLimit

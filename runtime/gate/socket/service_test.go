@@ -177,14 +177,10 @@ func (s *service) handle(c *lineConn, r *bufio.Reader, f []string) {
 	case "go":
 		close(s.goes)
 		fmt.Fprintln(c, "gone")
-	case "half", "half-spin": // part of a reply, then death, at once or after having been asleep or busy
+	case "half": // part of a reply, then death, at once or some time later
 		_, _ = io.WriteString(c, "par")
 		d, _ := time.ParseDuration(arg)
-		if f[0] == "half" {
-			time.Sleep(d)
-		}
-		for end := time.Now().Add(d); f[0] == "half-spin" && time.Now().Before(end); {
-		}
+		time.Sleep(d)
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		time.Sleep(time.Minute)
 	case "sink":

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -85,4 +86,9 @@ func inode(fd int) (uint64, error) {
 		return 0, err
 	}
 	return st.Ino, nil
+}
+
+// statFields are those of /proc/PID/stat after the command name: state ppid pgrp …
+func statFields(b []byte) []string {
+	return strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 }
