@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"unsafe"
@@ -21,7 +22,8 @@ func (w refusingWire) Open() (int, unix.Errno) {
 		return -1, w.errno
 	}
 	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	errno, _ := err.(unix.Errno)
+	var errno unix.Errno
+	errors.As(err, &errno) // all errors of it are
 	return fd, errno
 }
 

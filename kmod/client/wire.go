@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -33,7 +34,8 @@ const path = "/dev/corsa"
 
 func (kernel) Open() (int, unix.Errno) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	errno, _ := err.(unix.Errno)
+	var errno unix.Errno
+	errors.As(err, &errno) // all errors of it are
 	return fd, errno
 }
 

@@ -3,6 +3,7 @@
 package clienttest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -70,7 +71,8 @@ func (k *Kernel) Open() (int, unix.Errno) {
 		return -1, k.OpenErrno
 	}
 	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	errno, _ := err.(unix.Errno)
+	var errno unix.Errno
+	errors.As(err, &errno) // all errors of it are
 	return fd, errno
 }
 
