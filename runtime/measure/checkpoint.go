@@ -40,7 +40,7 @@ func (r *run) checkpoints(s *subject) (err error) {
 			return err
 		}
 		totals = append(totals, time.Since(t0))
-		pauses = append(pauses, parked+tm.Capture+tm.Fork)
+		pauses = append(pauses, parked+tm.Paused())
 		parks, captures, copies = append(parks, parked), append(captures, tm.Capture), append(copies, tm.Fork)
 		return img.Discard()
 	})

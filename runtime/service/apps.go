@@ -134,25 +134,46 @@ func discardReplacement(rep gate.Replacement) error {
 
 // Checkpoint implements gate.Monitor.
 func (m *Monitor) Checkpoint(ctx context.Context, app instance.App, trigger string, conns engine.Conns) error {
+	return m.CheckpointEarly(ctx, app, trigger, conns, nil)
+}
+
+// CheckpointEarly implements gate.EarlyMonitor. What happens to the app after resume has to wait for h.mu, until the
+// checkpoint is on record.
+func (m *Monitor) CheckpointEarly(ctx context.Context, app instance.App, trigger string, conns engine.Conns, resume func()) error {
 	h := m.holding(app)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.inst == nil {
 		return fmt.Errorf("app %s: %w", app, ErrNoInstance)
 	}
-	_, err := m.capture(ctx, h, trigger, "", conns)
+	_, err := m.capture(ctx, h, trigger, "", conns, resume)
 	return err
 }
 
-// capture takes a checkpoint of h's instance, which is dormant. When it returns, the checkpoint is on record.
-func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, conns engine.Conns) (CheckpointView, error) {
-	img, timing, err := m.eng.Checkpoint(ctx, h.inst, conns)
+// snapshot has the engine capture in, and calls resume, unless that is nil, if in may be activated before the end.
+func (m *Monitor) snapshot(ctx context.Context, in engine.Instance, conns engine.Conns, resume func()) (engine.Captured, error) {
+	if e, ok := m.eng.(engine.EarlyCheckpointer); ok {
+		return e.CheckpointEarly(ctx, in, conns, resume)
+	}
+	img, timing, err := m.eng.Checkpoint(ctx, in, conns)
+	if err != nil {
+		return engine.Captured{}, err
+	}
+	return engine.Captured{Image: img, Instance: in.Handle(), Timing: timing}, nil
+}
+
+// capture takes a checkpoint of h's instance, which is dormant. When it returns, the checkpoint is on record; the
+// instance may have been resumed long before.
+func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, conns engine.Conns, resume func()) (CheckpointView, error) {
+	transactions := m.transactions(h) // while none is under way
+	taken, err := m.snapshot(ctx, h.inst, conns, resume)
 	if err != nil {
 		return CheckpointView{}, fmt.Errorf("app %s: %w", h.app, err)
 	}
+	img, timing := taken.Image, taken.Timing
 	id, surplus, err := m.ledger.checkpointed(h.app, instance.Captured{
-		Trigger: trigger, Transactions: m.transactions(h), Handle: img.Handle(),
-	}, tag, h.inst.Handle())
+		Trigger: trigger, Transactions: transactions, Handle: img.Handle(),
+	}, tag, taken.Instance)
 	if err != nil {
 		return CheckpointView{}, errors.Join(err, ignoreGone(img.Discard()))
 	}
@@ -165,7 +186,8 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	}
 	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 	return CheckpointView{
-		App: h.app, ID: string(id), Tag: tag, CaptureUS: us(timing.Capture), ForkUS: us(timing.Fork), TotalUS: us(timing.Total),
+		App: h.app, ID: string(id), Tag: tag, CaptureUS: us(timing.Capture), ForkUS: us(timing.Fork), PauseUS: us(timing.Paused()),
+		TotalUS: us(timing.Total),
 	}, nil
 }
 

@@ -34,7 +34,7 @@ func (m *Monitor) checkpointNow(ctx context.Context, app instance.App, tag strin
 			}
 			return gate.Replacement{}, fmt.Errorf("app %s: %w", app, ErrNoInstance)
 		}
-		view, err = m.capture(ctx, h, manual, tag, held.Conns)
+		view, err = m.capture(ctx, h, manual, tag, held.Conns, held.Resume)
 		return gate.Replacement{}, err
 	})
 	if err != nil {

@@ -48,6 +48,7 @@ func (x *metrics) tookCheckpoint(trigger string, t engine.Timing) {
 	x.checkpoints.WithLabelValues(trigger).Inc()
 	x.capture.WithLabelValues("capture").Observe(t.Capture.Seconds())
 	x.capture.WithLabelValues("fork").Observe(t.Fork.Seconds())
+	x.capture.WithLabelValues("pause").Observe(t.Paused().Seconds())
 	x.capture.WithLabelValues("total").Observe(t.Total.Seconds())
 }
 

@@ -62,6 +62,7 @@ type CheckpointView struct {
 	DirtyPages *int64  `json:"dirtyPages,omitempty"`
 	CaptureUS  float64 `json:"captureMicroseconds"`
 	ForkUS     float64 `json:"forkMicroseconds"`
+	PauseUS    float64 `json:"pauseMicroseconds"` // that the instance stood still
 	TotalUS    float64 `json:"totalMicroseconds"`
 }
 
