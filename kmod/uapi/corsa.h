@@ -120,7 +120,7 @@ enum corsa_refusal_kind {
 	CORSA_REFUSE_PTRACED,		/* tid: traced thread */
 	CORSA_REFUSE_COMPAT,		/* tid: 32-bit thread */
 	CORSA_REFUSE_UPROBE,		/* uprobes are set in the memory */
-	CORSA_REFUSE_FILE_LOCK,		/* fd: record or flock lock is held */
+	CORSA_REFUSE_FILE_LOCK,		/* fd: POSIX record lock is held */
 	CORSA_REFUSE_HUGETLB,		/* addr: private hugetlb mapping */
 	CORSA_REFUSE_DEVICE_MAP,	/* addr: device mapping that has no copy */
 	CORSA_REFUSE_SEM_UNDO,		/* tid: System V semaphore undo list */
@@ -128,6 +128,8 @@ enum corsa_refusal_kind {
 	CORSA_REFUSE_FILE_OPEN,		/* fd: cannot be opened anew; code: errno */
 	CORSA_REFUSE_CREDS,		/* tid: changed its credentials since */
 	CORSA_REFUSE_IOPORT,		/* tid: uses ioperm() or iopl() */
+	CORSA_REFUSE_SHADOW_STACK,	/* tid: user shadow stack is on */
+	CORSA_REFUSE_UNSHARED,		/* tid: own descriptors or cwd (unshare) */
 	__CORSA_REFUSE_LAST
 };
 #define CORSA_REFUSE_MAX (__CORSA_REFUSE_LAST - 1)
@@ -182,7 +184,8 @@ struct corsa_attach {
  *
  * Every regular file gets an open file description of its own in the copy
  * (flags and offset as in the source; descriptors that were dup()s of each
- * other stay so), unless CORSA_COPY_SHARED_OFFSETS.
+ * other stay so), unless CORSA_COPY_SHARED_OFFSETS. One that holds a flock()
+ * or open-file-description lock stays shared, so that the lock stays held.
  *
  * cookie:  the caller's, kept with the record and returned by CORSA_IOC_LIST.
  * id:      out.
@@ -301,7 +304,7 @@ struct corsa_discard {
 #define CORSA_RECORD_BROKEN	(1U << 3) /* lost a thread; as CRASHED */
 #define CORSA_RECORD_STANDBY	(1U << 4) /* named by the crash policy */
 
-struct corsa_record {
+struct corsa_record_info {
 	__u32 id;
 	__u32 parent;		/* copied or restored from, or CORSA_NONE */
 	__u32 flags;
@@ -315,7 +318,7 @@ struct corsa_record {
 struct corsa_list {
 	__u32 size;
 	__u32 cap;
-	__u64 records;		/* struct corsa_record[cap] */
+	__u64 records;		/* struct corsa_record_info[cap] */
 	__u32 count;
 	__u32 active;
 	__u32 last;

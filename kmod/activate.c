@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Making another record active, and standing still for a copy.
+ *
+ * The rule is that two records never execute user code at the same time. To
+ * keep it, control publishes the new active record and kicks every thread,
+ * that is, puts work on its list and sets TIF_NOTIFY_SIGNAL. From then on:
+ *
+ *  - A thread that is in the kernel, running or not, cannot get to user mode
+ *    without running the work: the exit path tests the flag with interrupts
+ *    off, after its last chance to schedule, and starts over if it is set.
+ *
+ *  - A thread that is not on a CPU is in the kernel. If it was preempted in
+ *    user mode, it sits in the exit path of that interrupt, and the same holds.
+ *    Reading task->on_cpu as 0 after setting the flag (a full barrier) is
+ *    proof: the context switch that puts it on a CPU is a full barrier too.
+ *
+ *  - A thread that is on another CPU may be in user mode. corsa_sync_cpus()
+ *    interrupts these CPUs and waits. If the interrupt found the thread in user
+ *    mode, its return runs the exit path, which sees the flag. If it came
+ *    between the flag test and the return to user mode, then interrupts were
+ *    off there, and it hits before or at the first user instruction.
+ *
+ * So after kicking and corsa_sync_cpus(), without any thread having been
+ * scheduled, nobody executes user code of the former record. Only threads that
+ * became the new record meanwhile could have overlapped with them: these wait
+ * at session->fence, which is a matter of microseconds, as control does not
+ * sleep while it is up.
+ *
+ * One exception: a thread that waits in vfork() lends its mm to a child, which
+ * is another process and does run. Such threads are always waited for.
+ *
+ * What a LAZY switch leaves open is not user code but the system calls in which
+ * the other threads slept: they are on their way out, in the former record.
+ */
+#include <linux/hrtimer.h>
+#include <linux/preempt.h>
+#include <linux/rculist.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+
+#include "activate.h"
+#include "record.h"
+#include "refuse.h"
+#include "session.h"
+#include "thread.h"
+
+static void nothing(void *unused)
+{
+}
+
+/* Preemption is off. */
+static void corsa_sync_cpus(struct corsa_session *session)
+{
+	struct corsa_thread *thread;
+
+	cpumask_clear(session->cpus);
+	rcu_read_lock();
+	list_for_each_entry_rcu(thread, &session->threads, link)
+		if (!READ_ONCE(thread->parked) && READ_ONCE(thread->task->on_cpu))
+			cpumask_set_cpu(task_cpu(thread->task), session->cpus);
+	rcu_read_unlock();
+	smp_call_function_many(session->cpus, nothing, NULL, true);
+}
+
+/* Which threads have to settle before the switch is complete? */
+static void await_locked(struct corsa_session *session, bool lazy)
+{
+	struct corsa_thread *thread;
+	bool wait;
+
+	session->awaited = 0;
+	list_for_each_entry(thread, &session->threads, link) {
+		if (thread->parked)
+			/* In the way of nobody; but HOLD has to move it. */
+			wait = session->held && corsa_thread_judge_locked(
+							thread) != CORSA_PARK;
+		else
+			wait = !lazy || thread->lends_mm;
+		thread->awaited = wait;
+		session->awaited += wait;
+	}
+}
+
+static void forget_awaited(struct corsa_session *session,
+			   struct corsa_record *last)
+{
+	struct corsa_thread *thread;
+
+	spin_lock(&session->lock);
+	session->last = last;
+	session->awaited = 0;
+	list_for_each_entry(thread, &session->threads, link)
+		thread->awaited = false;
+	spin_unlock(&session->lock);
+}
+
+/* The part that does not sleep: see the top of the file. */
+static void redirect(struct corsa_session *session, struct corsa_record *to,
+		     bool held, bool lazy)
+{
+	preempt_disable();
+	spin_lock(&session->lock);
+	/* It may have crashed while control waited. */
+	if (to && !corsa_record_runnable(to))
+		to = NULL;
+	session->active = to;
+	session->held = held && to;
+	if (to)
+		session->last = to;
+	WRITE_ONCE(session->fence, true);
+	await_locked(session, lazy);
+	spin_unlock(&session->lock);
+	corsa_threads_kick(session);
+	corsa_sync_cpus(session);
+	WRITE_ONCE(session->fence, false);
+	preempt_enable();
+	wake_up_all(&session->parked);
+}
+
+static int wait_for_threads(struct corsa_session *session, long timeout)
+{
+	long ret;
+
+	if (!READ_ONCE(session->awaited))
+		return READ_ONCE(session->over) ? -ESRCH : 0;
+	ret = wait_event_killable_timeout(session->waiting,
+					  !READ_ONCE(session->awaited) ||
+					  READ_ONCE(session->over), timeout);
+	if (READ_ONCE(session->over))
+		return -ESRCH;
+	if (ret > 0)
+		return 0;
+	spin_lock(&session->lock);
+	session->stats.sum.timeouts++;
+	spin_unlock(&session->lock);
+	return ret ? -EINTR : -EBUSY;
+}
+
+static int switch_to_record(struct corsa_session *session,
+			    struct corsa_record *to, bool held, bool lazy,
+			    long timeout)
+{
+	struct corsa_record *former = session->active;
+	struct corsa_record *last = session->last;
+	bool was_held = session->held;
+	int ret;
+
+	redirect(session, to, held, lazy && !held);
+	ret = wait_for_threads(session, timeout);
+	if (ret && ret != -ESRCH) {
+		redirect(session, former, was_held, true);
+		forget_awaited(session, last);
+	}
+	return ret;
+}
+
+int corsa_switch(struct corsa_session *session, struct corsa_record *to,
+		 bool held, long timeout)
+{
+	return switch_to_record(session, to, held, false, timeout);
+}
+
+/* Every thread that could run is asleep and a signal could wake it. */
+static bool all_asleep(struct corsa_session *session)
+{
+	struct corsa_thread *thread;
+	bool asleep = true;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(thread, &session->threads, link) {
+		if (READ_ONCE(thread->parked))
+			continue;
+		if (READ_ONCE(thread->task->on_cpu) ||
+		    !(READ_ONCE(thread->task->__state) & TASK_INTERRUPTIBLE)) {
+			asleep = false;
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return asleep;
+}
+
+/* All threads are parked: did each of them come out of a wait? */
+static bool all_at_boundary(struct corsa_session *session,
+			    struct corsa_record *record)
+{
+	struct corsa_thread *thread;
+	bool at_boundary = true;
+
+	spin_lock(&session->lock);
+	list_for_each_entry(thread, &session->threads, link)
+		if (thread->cur == record && !thread->at_boundary &&
+		    corsa_thread_state(thread, record))
+			at_boundary = false;
+	spin_unlock(&session->lock);
+	return at_boundary;
+}
+
+/*
+ * Stops the running instance at a boundary. A busy one is only looked at; it is
+ * stopped when all threads seem to sleep, and let go again if one of them was
+ * faster.
+ */
+static int park_at_boundary(struct corsa_session *session, u64 timeout_ns)
+{
+	struct corsa_record *record = session->active;
+	u64 deadline = ktime_get_ns() + min_t(u64, timeout_ns, NSEC_PER_SEC * 3600);
+	u64 pause = 10 * NSEC_PER_USEC;
+	ktime_t expires;
+	int ret;
+
+	if (!record || session->held)
+		return 0;
+	for (;;) {
+		if (all_asleep(session)) {
+			ret = corsa_switch(session, NULL, false, CORSA_PATIENCE);
+			if (ret)
+				return ret;
+			if (all_at_boundary(session, record))
+				return 0;
+			redirect(session, record, false, true);
+			forget_awaited(session, record);
+		}
+		if (ktime_get_ns() >= deadline)
+			return -EBUSY;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (READ_ONCE(session->over))
+			return -ESRCH;
+		expires = ns_to_ktime(pause);
+		set_current_state(TASK_KILLABLE);
+		schedule_hrtimeout(&expires, HRTIMER_MODE_REL);
+		pause = min_t(u64, pause * 2, NSEC_PER_MSEC);
+	}
+}
+
+long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
+{
+	bool held = args->flags & CORSA_ACTIVATE_HOLD;
+	bool lazy = args->flags & CORSA_ACTIVATE_LAZY;
+	u64 begin = ktime_get_ns();
+	struct corsa_record *to = NULL;
+	long timeout = CORSA_PATIENCE;
+	int ret;
+
+	if (args->flags & ~CORSA_ACTIVATE_F_ALL || args->reserved)
+		return -EINVAL;
+	if (args->id == CORSA_NONE) {
+		if (held)
+			return -EINVAL;
+	} else {
+		to = corsa_record_find(session, args->id);
+		if (IS_ERR(to))
+			return PTR_ERR(to);
+		if (!corsa_record_runnable(to))
+			return -EINVAL;
+	}
+	if (to != session->active || held != session->held) {
+		if (to != session->active && corsa_refuse_switch(session, to))
+			return -EOPNOTSUPP;
+		if (args->flags & CORSA_ACTIVATE_BOUNDARY) {
+			ret = park_at_boundary(session, args->timeout_ns);
+			if (ret)
+				return ret;
+		} else if (args->timeout_ns) {
+			timeout = nsecs_to_jiffies(args->timeout_ns) + 1;
+		}
+		if (to != session->active || held != session->held) {
+			ret = switch_to_record(session, to, held, lazy, timeout);
+			if (ret)
+				return ret;
+		}
+	}
+	args->ns = ktime_get_ns() - begin;
+	spin_lock(&session->lock);
+	session->stats.sum.activations++;
+	corsa_stats_add_locked(session, CORSA_HIST_ACTIVATE, args->ns);
+	spin_unlock(&session->lock);
+	return 0;
+}
+
+int corsa_freeze(struct corsa_record *record)
+{
+	struct corsa_session *session = record->session;
+	struct corsa_thread *thread;
+	int ret;
+
+	spin_lock(&session->lock);
+	record->frozen = true;
+	session->awaited = 0;
+	list_for_each_entry(thread, &session->threads, link) {
+		/* Late ones may still be on their way into the active one. */
+		thread->awaited = !thread->parked &&
+				  (record == session->active ||
+				   thread->cur == record);
+		session->awaited += thread->awaited;
+		if (thread->awaited)
+			corsa_thread_kick(thread);
+	}
+	spin_unlock(&session->lock);
+	ret = wait_for_threads(session, CORSA_PATIENCE);
+	if (!ret && READ_ONCE(record->awake))
+		ret = -EBUSY;
+	if (ret) {
+		forget_awaited(session, session->last);
+		corsa_thaw(record);
+	}
+	return ret;
+}
+
+void corsa_thaw(struct corsa_record *record)
+{
+	spin_lock(&record->session->lock);
+	record->frozen = false;
+	spin_unlock(&record->session->lock);
+	wake_up_all(&record->session->parked);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef CORSA_ACTIVATE_H
+#define CORSA_ACTIVATE_H
+
+#include <linux/types.h>
+
+#include "uapi/corsa.h"
+
+struct corsa_record;
+struct corsa_session;
+
+/* All hold session->control. */
+long corsa_activate(struct corsa_session *session, struct corsa_activate *args);
+
+/*
+ * Makes `to` (NULL: nothing) active and waits until no thread is in the middle
+ * of anything in another record. On failure the former is active again.
+ * timeout: jiffies. -EBUSY, -EINTR, -ESRCH.
+ */
+int corsa_switch(struct corsa_session *session, struct corsa_record *to,
+		 bool held, long timeout);
+
+/*
+ * Stops all threads that are in record, or could get there, with their state
+ * saved. -EBUSY, -EINTR, -ESRCH: nothing is stopped.
+ */
+int corsa_freeze(struct corsa_record *record);
+void corsa_thaw(struct corsa_record *record);
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef CORSA_DUPLICATE_H
+#define CORSA_DUPLICATE_H
+
+#include <linux/sched.h>
+#include <linux/types.h>
+
+struct mm_struct;
+
+int corsa_duplicate_init(void);
+void corsa_duplicate_exit(void);
+
+/*
+ * A copy on write of mm, which nobody may be executing in. owner is charged
+ * for it and must stay pinned as long as the copy is nobody's. The caller gets
+ * one reference. wipe: leave MADV_WIPEONFORK areas empty.
+ */
+struct mm_struct *corsa_duplicate_mm(struct mm_struct *mm,
+				     struct task_struct *owner, bool wipe);
+
+/* For the probe of a birth: parent may be the worker that duplicates. */
+void corsa_duplicate_born(struct task_struct *parent, struct task_struct *child);
+
+#endif

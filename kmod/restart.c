@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What a system call looks like that was interrupted by our kick alone. */
+#include <linux/errno.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
+
+#include <asm/unistd.h>
+
+#include "swap.h"
+
+/*
+ * Most calls return -ERESTART* when they are woken for work, and the kernel
+ * starts them again. These return EINTR for good, on the assumption that there
+ * is a handler to run. None has done anything by then: it is safe to start
+ * them again. Relative timeouts start from the beginning.
+ */
+static bool restartable(unsigned long number)
+{
+	switch (number) {
+	case __NR_epoll_wait:
+	case __NR_epoll_pwait:
+	case __NR_epoll_pwait2:
+	case __NR_semop:
+	case __NR_semtimedop:
+	case __NR_rt_sigtimedwait:
+	/* Sockets with SO_RCVTIMEO or SO_SNDTIMEO: */
+	case __NR_read:
+	case __NR_readv:
+	case __NR_recvfrom:
+	case __NR_recvmsg:
+	case __NR_recvmmsg:
+	case __NR_write:
+	case __NR_writev:
+	case __NR_sendto:
+	case __NR_sendmsg:
+	case __NR_accept:
+	case __NR_accept4:
+	case __NR_connect:
+		return true;
+	}
+	return false;
+}
+
+bool corsa_hide_eintr(void)
+{
+	struct pt_regs *regs = task_pt_regs(current);
+
+	if ((long)regs->orig_ax < 0 || (long)regs->ax != -EINTR ||
+	    task_sigpending(current) || !restartable(regs->orig_ax))
+		return false;
+	/* With a signal after all: EINTR if it has a handler, else restart. */
+	regs->ax = -ERESTARTNOHAND;
+	return true;
+}
+
+bool corsa_at_boundary(void)
+{
+	struct pt_regs *regs = task_pt_regs(current);
+
+	if ((long)regs->orig_ax < 0)
+		return false;
+	switch ((long)regs->ax) {
+	case -ERESTARTSYS:
+	case -ERESTARTNOINTR:
+	case -ERESTARTNOHAND:
+	case -ERESTART_RESTARTBLOCK:
+		return true;
+	}
+	return false;
+}

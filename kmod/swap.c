@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The hot path: a thread saves what belongs to the record that it leaves and
+ * loads what belongs to the one that it becomes. Constant in memory size, in
+ * the number of mappings and of descriptors; nothing is allocated.
+ */
+#include <linux/mm_types.h>
+#include <linux/mmu_context.h>
+#include <linux/rseq.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/sched/task_stack.h>
+#include <linux/slab.h>
+
+#include <asm/fpu/api.h>
+#include <asm/fpu/sched.h>
+#include <asm/fsgsbase.h>
+#include <asm/mmu_context.h>
+#include <asm/pkru.h>
+#include <asm/unistd.h>
+
+#include "compat.h"
+#include "record.h"
+#include "session.h"
+#include "swap.h"
+#include "symbols.h"
+#include "thread.h"
+
+struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp)
+{
+	u32 size = thread->task->thread.fpu.fpstate->size;
+	struct corsa_state *state;
+
+	state = kzalloc(struct_size(state, fpu, size), gfp);
+	if (!state)
+		return NULL;
+	state->thread = corsa_thread_get(thread);
+	state->fpu_size = size;
+	return state;
+}
+
+struct corsa_state *corsa_state_copy(const struct corsa_state *state)
+{
+	struct corsa_state *copy;
+
+	copy = kmemdup(state, struct_size(state, fpu, state->fpu_size),
+		       GFP_KERNEL_ACCOUNT);
+	if (copy)
+		corsa_thread_get(copy->thread);
+	return copy;
+}
+
+void corsa_state_free(struct corsa_state *state)
+{
+	if (state)
+		corsa_thread_put(state->thread);
+	kfree(state);
+}
+
+static unsigned long read_fsbase(void)
+{
+	unsigned long base;
+
+	if (boot_cpu_has(X86_FEATURE_FSGSBASE))
+		return rdfsbase();
+	rdmsrl(MSR_FS_BASE, base);
+	return base;
+}
+
+static void write_fsbase(unsigned long base)
+{
+	if (boot_cpu_has(X86_FEATURE_FSGSBASE))
+		wrfsbase(base);
+	else
+		wrmsrl(MSR_FS_BASE, base);
+}
+
+static void save_segments(struct corsa_state *state)
+{
+	preempt_disable();
+	savesegment(fs, state->fsindex);
+	savesegment(gs, state->gsindex);
+	savesegment(ds, state->ds);
+	savesegment(es, state->es);
+	state->fsbase = read_fsbase();
+	/* In the kernel the user's base lies in the swapgs shadow. */
+	rdmsrl(MSR_KERNEL_GS_BASE, state->gsbase);
+	preempt_enable();
+}
+
+/* Selectors first: loading one overwrites the base. */
+static void load_segments(const struct corsa_state *state)
+{
+	struct thread_struct *arch = &current->thread;
+	unsigned long gsbase;
+	u16 fs, gs, ds, es;
+
+	preempt_disable();
+	savesegment(fs, fs);
+	savesegment(gs, gs);
+	savesegment(ds, ds);
+	savesegment(es, es);
+	if (fs != state->fsindex)
+		loadsegment(fs, state->fsindex);
+	if (gs != state->gsindex)
+		load_gs_index(state->gsindex);
+	if (ds != state->ds)
+		loadsegment(ds, state->ds);
+	if (es != state->es)
+		loadsegment(es, state->es);
+	if (read_fsbase() != state->fsbase)
+		write_fsbase(state->fsbase);
+	rdmsrl(MSR_KERNEL_GS_BASE, gsbase);
+	if (gsbase != state->gsbase)
+		wrmsrl(MSR_KERNEL_GS_BASE, state->gsbase);
+	arch->fsindex = state->fsindex;
+	arch->gsindex = state->gsindex;
+	arch->fsbase = state->fsbase;
+	arch->gsbase = state->gsbase;
+	preempt_enable();
+}
+
+static void save_fpu(struct corsa_state *state)
+{
+	struct fpu *fpu = &current->thread.fpu;
+
+	fpregs_lock();
+	if (!test_thread_flag(TIF_NEED_FPU_LOAD))
+		corsa_call(save_fpregs_to_fpstate)(fpu);
+	memcpy(state->fpu, &fpu->fpstate->regs, state->fpu_size);
+	fpregs_unlock();
+}
+
+/* The registers are loaded from memory when current returns to user mode. */
+static void load_fpu(const struct corsa_state *state)
+{
+	struct fpu *fpu = &current->thread.fpu;
+
+	fpregs_lock();
+	memcpy(&fpu->fpstate->regs, state->fpu, state->fpu_size);
+	fpu->last_cpu = -1;
+	set_thread_flag(TIF_NEED_FPU_LOAD);
+	fpregs_unlock();
+}
+
+void corsa_state_save(struct corsa_state *state)
+{
+	struct task_struct *task = current;
+
+	state->regs = *task_pt_regs(task);
+	state->status = task->thread_info.status;
+	save_segments(state);
+	save_fpu(state);
+	state->pkru = read_pkru();
+	state->blocked = task->blocked;
+	state->saved_sigmask = task->saved_sigmask;
+	state->restore_sigmask = task->restore_sigmask;
+	state->sas_sp = task->sas_ss_sp;
+	state->sas_size = task->sas_ss_size;
+	state->sas_flags = task->sas_ss_flags;
+	state->restart = task->restart_block;
+	state->robust_list = task->robust_list;
+	state->set_child_tid = task->set_child_tid;
+	state->clear_child_tid = task->clear_child_tid;
+	state->rseq = task->rseq;
+	state->rseq_sig = task->rseq_sig;
+	state->rseq_len = corsa_rseq_len(task);
+}
+
+static void load_state(const struct corsa_state *state)
+{
+	struct task_struct *task = current;
+
+	*task_pt_regs(task) = state->regs;
+	task->thread_info.status = (task->thread_info.status & ~TS_COMPAT) |
+				   (state->status & TS_COMPAT);
+	load_segments(state);
+	load_fpu(state);
+	if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
+		preempt_disable();
+		task->thread.pkru = state->pkru;
+		write_pkru(state->pkru);
+		preempt_enable();
+	}
+	if (memcmp(&task->blocked, &state->blocked, sizeof(sigset_t))) {
+		sigset_t blocked = state->blocked;
+
+		corsa_call(set_current_blocked)(&blocked);
+	}
+	task->saved_sigmask = state->saved_sigmask;
+	task->restore_sigmask = state->restore_sigmask;
+	task->sas_ss_sp = state->sas_sp;
+	task->sas_ss_size = state->sas_size;
+	task->sas_ss_flags = state->sas_flags;
+	task->restart_block = state->restart;
+	task->robust_list = state->robust_list;
+	task->set_child_tid = state->set_child_tid;
+	task->clear_child_tid = state->clear_child_tid;
+	task->rseq = state->rseq;
+	task->rseq_sig = state->rseq_sig;
+	corsa_set_rseq_len(task, state->rseq_len);
+	/*
+	 * The loaded rseq area has a stale cpu number, and its critical section
+	 * was interrupted: as after preemption, the kernel puts both right on
+	 * the way to user mode.
+	 */
+	if (task->rseq) {
+		set_bit(RSEQ_EVENT_PREEMPT_BIT, &task->rseq_event_mask);
+		set_thread_flag(TIF_NOTIFY_RESUME);
+	}
+}
+
+/* As exec_mmap(), but the old mm keeps a user: the record that is left. */
+static void swap_mm(struct mm_struct *to)
+{
+	struct task_struct *task = current;
+	struct mm_struct *from = task->mm;
+
+	mmget(to);
+	if (corsa_has(sync_mm_rss))
+		corsa_call(sync_mm_rss)(from);
+	if (corsa_has(sched_mm_cid_before_execve))
+		corsa_call(sched_mm_cid_before_execve)(task);
+	task_lock(task);
+	local_irq_disable();
+	task->active_mm = to;
+	task->mm = to;
+	corsa_call(membarrier_update_current_mm)(to);
+	corsa_call(switch_mm_irqs_off)(from, to, task);
+	local_irq_enable();
+	task_unlock(task);
+	/* For membarrier(): a full barrier between task->mm and user accesses. */
+	smp_mb();
+	lru_gen_use_mm(to);
+	if (corsa_has(sched_mm_cid_after_execve))
+		corsa_call(sched_mm_cid_after_execve)(task);
+	mmput(from);
+}
+
+static void swap_files(struct corsa_record *to)
+{
+	struct task_struct *task = current;
+	struct files_struct *files = task->files;
+	struct fs_struct *fs = task->fs;
+
+	atomic_inc(&to->files->count);
+	spin_lock(&to->fs->lock);
+	to->fs->users++;
+	spin_unlock(&to->fs->lock);
+
+	task_lock(task);
+	task->files = to->files;
+	task->fs = to->fs;
+	task_unlock(task);
+
+	corsa_call(put_files_struct)(files);
+	spin_lock(&fs->lock);
+	fs->users--; /* never the last: the record has one */
+	spin_unlock(&fs->lock);
+}
+
+/*
+ * The table of signal actions belongs to the process, so its content is
+ * exchanged, by the first thread that arrives. One that is late must not undo
+ * that: only the actions of the instance that is active now go in.
+ */
+static void swap_actions(struct corsa_session *session, struct corsa_record *to)
+{
+	struct k_sigaction *actions = current->sighand->action;
+
+	if (READ_ONCE(session->actions_of) == to)
+		return;
+	spin_lock(&session->lock);
+	if (session->active == to && session->actions_of != to) {
+		spin_lock_irq(&current->sighand->siglock);
+		if (session->actions_of)
+			memcpy(session->actions_of->actions, actions,
+			       sizeof(to->actions));
+		memcpy(actions, to->actions, sizeof(to->actions));
+		WRITE_ONCE(session->actions_of, to);
+		spin_unlock_irq(&current->sighand->siglock);
+	}
+	spin_unlock(&session->lock);
+}
+
+void corsa_swap(struct corsa_thread *thread, struct corsa_record *to)
+{
+	struct corsa_session *session = thread->session;
+	u64 begin = ktime_get_ns(), mm_begin, mm_end;
+
+	if (!thread->saved)
+		corsa_thread_save(thread);
+	mm_begin = ktime_get_ns();
+	if (current->mm != to->mm)
+		swap_mm(to->mm);
+	mm_end = ktime_get_ns();
+	swap_files(to);
+	swap_actions(session, to);
+	load_state(corsa_thread_state(thread, to));
+
+	spin_lock(&session->lock);
+	session->stats.sum.swaps++;
+	corsa_stats_add_locked(session, CORSA_HIST_SWAP_MM, mm_end - mm_begin);
+	corsa_stats_add_locked(session, CORSA_HIST_SWAP,
+			       ktime_get_ns() - begin);
+	spin_unlock(&session->lock);
+}
