@@ -3,7 +3,6 @@ package measure
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -64,9 +63,6 @@ func (r *run) get(cpu, policy string) (err error) {
 		return err
 	}
 	defer proxied.close()
-	if err := r.placeServed(cpu, root, id); err != nil {
-		return err
-	}
 	var times [2][]time.Duration
 	request := []byte("*2\r\n$3\r\nGET\r\n$6\r\nkey:42\r\n")
 	const reply = len("$8\r\nvalue:42\r\n")
@@ -87,27 +83,6 @@ func (r *run) get(cpu, policy string) (err error) {
 	}
 	row := Row{Name: rowGet, Service: "redis", CPU: cpu, Value: describe(times[1]), Note: "checkpoint " + policy}
 	r.add(row.ratio("direct GET", describe(times[0]), target))
-	return nil
-}
-
-// placeServed moves the instances of a service. A container's first process does not keep the affinity of the one that
-// made it, unlike the monitor.
-func (r *run) placeServed(cpu, root, id string) error {
-	list, err := r.output(root, "apps", "--json", id)
-	if err != nil {
-		return err
-	}
-	var apps []struct {
-		PID int `json:"pid"`
-	}
-	if err := json.Unmarshal(list, &apps); err != nil {
-		return fmt.Errorf("corsa apps: %w", err)
-	}
-	for _, a := range apps {
-		if err := r.cpus.process(cpu, a.PID); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -142,17 +117,9 @@ func populated(ctx context.Context, path string) (*conn, error) {
 
 // corsa runs a command of the program that we are, even when the run is being given up.
 func (r *run) corsa(root string, args ...string) error {
-	_, err := r.output(root, args...)
-	return err
-}
-
-// output is what such a command prints.
-func (r *run) output(root string, args ...string) ([]byte, error) {
 	cmd := exec.Command(r.Corsa, append([]string{"--root", root}, args...)...)
-	var out, messages bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &messages
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("corsa %s: %w: %s", args[0], err, bytes.TrimSpace(messages.Bytes()))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("corsa %s: %w: %s", args[0], err, bytes.TrimSpace(out))
 	}
-	return out.Bytes(), nil
+	return nil
 }
