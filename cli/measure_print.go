@@ -10,8 +10,14 @@ import (
 	"corsa.dev/corsa/runtime/measure"
 )
 
+// wide is the width of the method's text, in characters.
+const wide = 118
+
 // printMeasured writes a report for people: the host, the table, and how it was made.
 func printMeasured(w io.Writer, r *measure.Report) error {
+	if r.Quick {
+		return printQuick(w, r)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs, %s, huge pages: %s, load %s; %.0f s\n\n",
 		r.Host.Kernel, r.Host.CPUs, r.Host.Model, r.Host.HugePages, r.Host.Load, r.Took)
@@ -27,10 +33,8 @@ func printMeasured(w io.Writer, r *measure.Report) error {
 	for _, a := range r.Absent {
 		fmt.Fprintf(&b, "Not measured: %s\n", a)
 	}
-	if !r.Quick {
-		for _, m := range r.Method {
-			writeWrapped(&b, m)
-		}
+	for _, m := range r.Method {
+		writeWrapped(&b, "- ", wide, m)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -81,16 +85,21 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// writeWrapped writes one item of a list in lines of at most 120 characters.
-func writeWrapped(b *strings.Builder, text string) {
-	const width = 118
-	line := "-"
+// writeWrapped writes text in lines of at most width characters, the first of which begins with mark and the others with
+// as many blanks.
+func writeWrapped(b *strings.Builder, mark string, width int, text string) {
+	indent := strings.Repeat(" ", len(mark))
+	line := mark
 	for _, word := range strings.Fields(text) {
-		if len([]rune(line))+1+len([]rune(word)) > width {
-			b.WriteString(line + "\n")
-			line = " "
+		if line != mark && line != indent {
+			if len([]rune(line))+1+len([]rune(word)) > width {
+				b.WriteString(line + "\n")
+				line = indent
+			} else {
+				line += " "
+			}
 		}
-		line += " " + word
+		line += word
 	}
 	b.WriteString(line + "\n")
 }
