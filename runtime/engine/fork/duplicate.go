@@ -84,7 +84,7 @@ func (d *duplication) await(ctx context.Context) error {
 
 // expected reports whether the child may still come.
 func (d *duplication) expected() bool {
-	return d.a.alive() && !(d.a.own.idle(d.cmd) && d.a.check(d.parent) != nil)
+	return d.a.alive() && (!d.a.own.idle(d.cmd) || d.a.check(d.parent) == nil)
 }
 
 // takePidfd fetches the child's pidfd and closes the anchor's while the child is at its own work.
