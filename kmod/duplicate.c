@@ -59,6 +59,11 @@ void corsa_duplicate_born(struct task_struct *parent, struct task_struct *task)
 #endif
 }
 
+bool corsa_duplicate_made(struct task_struct *task)
+{
+	return rcu_access_pointer(task->real_parent) == worker->task;
+}
+
 static void serve(struct kthread_work *work)
 {
 	struct request *request = container_of(work, struct request, work);

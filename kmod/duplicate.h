@@ -20,5 +20,10 @@ struct mm_struct *corsa_duplicate_mm(struct mm_struct *mm,
 
 /* For the probe of a birth: parent may be the worker that duplicates. */
 void corsa_duplicate_born(struct task_struct *parent, struct task_struct *child);
+/*
+ * Is it a child that was made for its copy of an mm and has not ended yet?
+ * Under rcu_read_lock().
+ */
+bool corsa_duplicate_made(struct task_struct *task);
 
 #endif

@@ -12,6 +12,7 @@
 #include <linux/userfaultfd_k.h>
 
 #include "compat.h"
+#include "duplicate.h"
 #include "files.h"
 #include "record.h"
 #include "refuse.h"
@@ -136,7 +137,8 @@ static bool refuse_sharers(struct mm_struct *mm, struct task_struct *leader,
 	rcu_read_lock();
 	for_each_process_thread(process, task) {
 		if (READ_ONCE(task->mm) != mm || task->flags & PF_KTHREAD ||
-		    same_thread_group(task, leader))
+		    same_thread_group(task, leader) ||
+		    corsa_duplicate_made(task))
 			continue;
 		refuse_thread(refusals, CORSA_REFUSE_SHARED_MM, task);
 		found = true;
