@@ -25,7 +25,13 @@
 // Bytes arrive complete and in order in both directions, through switches, checkpoints and replacements of an
 // instance; an end of file is passed on after the last byte. Descriptors in flight are passed on with the byte that they
 // came with, or the connection is reset and the reason logged. With concurrency=strict no two instances are active at the same time, and apps take
-// turns first come, first served. A crash reaches only the connections of that app whose requests were under way.
+// turns first come, first served. A crash reaches only the connections of that app whose requests were under way; with a crash
+// reply these go on too. See crash.go for what the gate can know of a reply that a crash may have cut off.
+//
+// # Apps that end
+//
+// An app that is a connection or a process ends with it. Its instance ends once the service has noticed that the connection
+// was closed, so that what was asked last is carried out, and Monitor.Left discards the rest.
 //
 // # Cost
 //
@@ -36,9 +42,7 @@
 // # Limits
 //
 // At most 128 KiB are held back in each direction of a connection. A request longer than 1 MiB, or with descriptors, is not
-// retried. A crash in the middle of a reply that had begun to leave is seen as one after it, unless the service
-// had not consumed all input or the reply was still held back: pipelined requests that it had read are then lost.
+// retried. Requests are not told apart: after a crash there is one crash reply for all that a connection had under way.
 // The first descriptors ever seen by a gate may be attached to an earlier byte of the same burst if they do not come with
 // the first bytes of their connection; from then on their place is exact. The service sees the gate's credentials.
-// A pid key follows the number: a process that gets the pid of an earlier app gets its instance.
 package socket

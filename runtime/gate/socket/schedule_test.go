@@ -61,6 +61,15 @@ func TestScheduleAgainstNaiveModel(t *testing.T) {
 					s.answered(now)
 				}
 			}
+			brief := 0
+			for _, x := range seats {
+				if x.queued && !x.bulk {
+					brief++
+				}
+			}
+			if brief != s.brief {
+				t.Fatalf("seed %d, step %d: %d of those who wait had few requests, counted %d", seed, op, brief, s.brief)
+			}
 			for i := range seats {
 				if seats[i].queued != slices.Contains(m.queue, i) {
 					t.Fatalf("seed %d, step %d: seat %d queued: %v, model: %v", seed, op, i, seats[i].queued, m.queue)
@@ -118,6 +127,50 @@ func TestScheduleLeavesALoneAppAlone(t *testing.T) {
 		if v, at := s.step(now, true); v != stay || at != 0 {
 			t.Fatalf("verdict %v until %d", v, at)
 		}
+	}
+}
+
+// Apps with many requests have long turns among themselves; one with few waits no longer for that.
+func TestScheduleGivesBulkLongTurns(t *testing.T) {
+	s := &schedule{}
+	x, y, z := &seat{}, &seat{}, &seat{}
+	// turn has the running app ask three things at a time until its turn ends.
+	turn := func(now int64) (took, end int64) {
+		begun := now
+		for s.admits(s.cur, now) {
+			for range 3 {
+				s.answered(now)
+			}
+			now += 10_000
+			if v, _ := s.step(now, true); v == park {
+				break
+			}
+		}
+		s.want(s.cur, false, now)
+		s.parked(now)
+		return now - begun, now
+	}
+	s.want(x, false, 1)
+	s.want(y, false, 1)
+	s.begin(1)
+	took, now := turn(1) // y waits, of which nothing is known
+	if took > 10_000 {
+		t.Errorf("an app that nothing is known of waited for %d ns", took)
+	}
+	s.begin(now)
+	if took, now = turn(now); took < bulkSlice {
+		t.Errorf("a turn among apps with many requests ended after %d ns", took)
+	}
+	s.begin(now)
+	s.answered(now)
+	s.answered(now)
+	s.answered(now)
+	if v, at := s.step(now+1, true); v != stay || at > now+lingerTime {
+		t.Errorf("verdict %v until %d: it should wait for its next requests, from %d on", v, at, now)
+	}
+	s.want(z, false, now+1)
+	if v, _ := s.step(now+2, true); v != park {
+		t.Errorf("verdict %v although one with few requests waits", v)
 	}
 }
 
