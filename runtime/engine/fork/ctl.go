@@ -18,7 +18,10 @@ import (
 //
 // A service can write to its own page. Nothing in a page is trusted: the worst that it can do is to confuse the
 // engine about this one instance.
-type ctl struct{ mem []byte }
+type ctl struct {
+	mem   []byte
+	inode uint64 // of the memory's file
+}
 
 // mapCtl maps the page behind the memfd and takes no ownership of fd.
 func mapCtl(fd int) (*ctl, error) {
@@ -26,7 +29,11 @@ func mapCtl(fd int) (*ctl, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map control page: %w", err)
 	}
-	return &ctl{mem}, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("control page: %w", err), unix.Munmap(mem))
+	}
+	return &ctl{mem, st.Ino}, nil
 }
 
 func (c *ctl) close() error {

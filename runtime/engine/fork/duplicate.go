@@ -77,9 +77,29 @@ func (d *duplication) await(ctx context.Context) error {
 		err = d.takePidfd(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("fork: %w", errors.Join(err, d.page.close()))
+		return fmt.Errorf("fork: %w", errors.Join(err, d.abandon()))
 	}
 	return nil
+}
+
+// abandon ends a child that has not come to the end of its batch.
+func (d *duplication) abandon() error {
+	err := d.page.close()
+	if d.pidfd < 0 && d.pidfdAt == 0 {
+		var e error
+		if d.pidfd, e = d.a.openChild(d.parent, d.page); e != nil {
+			return errors.Join(err, e)
+		}
+	}
+	if d.pidfd < 0 {
+		return err
+	}
+	p, e := openProcess(d.pidfd)
+	if e == nil {
+		e = p.end()
+	}
+	unix.Close(d.pidfd)
+	return errors.Join(err, e)
 }
 
 // expected reports whether the child may still come.
@@ -93,16 +113,15 @@ func (d *duplication) takePidfd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.pidfd, err = unix.PidfdGetfd(d.a.pidfd, n, 0); err != nil {
+	fd, err := unix.PidfdGetfd(d.a.pidfd, n, 0)
+	if err != nil {
 		return gone(d.a.PID, err)
 	}
+	d.pidfd = fd
 	b := d.a.batch()
 	b.call(unix.SYS_CLOSE, n)
 	if _, err = d.a.exec(ctx, b); err == nil {
 		err = d.page.await(ctx, 1, process{pidfd: d.pidfd}.alive)
-	}
-	if err != nil {
-		unix.Close(d.pidfd)
 	}
 	return err
 }
@@ -114,11 +133,11 @@ func (d *duplication) anchor(ctx context.Context) (*anchor, error) {
 		if err := a.own.await(ctx, d.cmd, a.alive); err != nil {
 			return nil, fmt.Errorf("fork: %w", err)
 		}
+		a.next = nil // it is the child's now
 		var err error
-		if d.pidfd, err = a.openChild(d.parent); err != nil {
-			return nil, fmt.Errorf("fork: %w", err)
+		if d.pidfd, err = a.openChild(d.parent, d.page); err != nil {
+			return nil, fmt.Errorf("fork: %w", errors.Join(err, d.page.close()))
 		}
-		a.next = nil
 	}
 	p, err := openProcess(d.pidfd)
 	if err != nil {
@@ -132,8 +151,9 @@ func (d *duplication) anchor(ctx context.Context) (*anchor, error) {
 	return c, nil
 }
 
-// openChild opens the process that the clone of batch b, in which it is the only call, has made.
-func (a *anchor) openChild(b *batch) (int, error) {
+// openChild opens the process that the clone of batch b, in which it is the only call, has made. page is its control
+// page: a process that has got the pid of a child that died does not have it.
+func (a *anchor) openChild(b *batch, page *ctl) (int, error) {
 	enc := make([]byte, entrySize)
 	if err := readMem(a.PID, b.at, enc); err != nil {
 		return -1, gone(a.PID, err)
@@ -148,7 +168,22 @@ func (a *anchor) openChild(b *batch) (int, error) {
 		return -1, fmt.Errorf("child %d of process %d: %w", result(enc, 1), a.PID, err)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	return fd, gone(pid, err)
+	if err != nil {
+		return -1, gone(pid, err)
+	}
+	if freely() {
+		at := a.arena.ctl(1 - a.side)
+		var st unix.Stat_t
+		err := unix.Stat(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, at, at+pageSize), &st)
+		if err == nil && st.Ino != page.inode {
+			err = unix.ESRCH
+		}
+		if err != nil {
+			unix.Close(fd)
+			return -1, gone(pid, err)
+		}
+	}
+	return fd, nil
 }
 
 // translate returns the pid here of the process that is pid in namespace ns.

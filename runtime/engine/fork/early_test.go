@@ -240,3 +240,22 @@ func TestCheckpointChangingDescriptors(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Without what newer kernels and more privileges allow, children are found by pidfds and control pages by descriptors.
+func TestCheckpointOtherwise(t *testing.T) {
+	defer func(a, b func() bool) { translates, freely = a, b }(translates, freely)
+	no := func() bool { return false }
+	for name, set := range map[string]func(){
+		"pidfd":        func() { translates = no },
+		"memfd":        func() { freely = no },
+		"pidfd, memfd": func() { translates, freely = no, no },
+	} {
+		was, were := translates, freely
+		set()
+		t.Run(name, func(t *testing.T) {
+			TestCheckpointEarly(t)
+			TestCheckpointChangingDescriptors(t)
+		})
+		translates, freely = was, were
+	}
+}
