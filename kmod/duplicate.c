@@ -64,6 +64,11 @@ bool corsa_duplicate_made(struct task_struct *task)
 	return rcu_access_pointer(task->real_parent) == worker->task;
 }
 
+bool corsa_duplicate_carried(struct task_struct *task)
+{
+	return rcu_access_pointer(task->real_parent) == worker->task;
+}
+
 static void serve(struct kthread_work *work)
 {
 	struct request *request = container_of(work, struct request, work);

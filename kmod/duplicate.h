@@ -26,4 +26,7 @@ void corsa_duplicate_born(struct task_struct *parent, struct task_struct *child)
  */
 bool corsa_duplicate_made(struct task_struct *task);
 
+/* Is task one of the children that carried a copy, about to end? RCU. */
+bool corsa_duplicate_carried(struct task_struct *task);
+
 #endif

@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "duplicate.h"
+#include "duplicate.h"
 #include "files.h"
 #include "record.h"
 #include "refuse.h"

@@ -250,6 +250,11 @@ static struct corsa_session *attach_new(struct task_struct *leader,
 	return session;
 }
 
+static bool parted(struct corsa_session *session)
+{
+	return READ_ONCE(session->over);
+}
+
 static struct corsa_session *join(struct corsa_session *session,
 				  struct corsa_attach *args)
 {
@@ -268,6 +273,27 @@ static struct corsa_session *join(struct corsa_session *session,
 	return ret ? ERR_PTR(ret) : session;
 }
 
+/* With a reference. One that is being left by its threads is waited for. */
+static struct corsa_session *find(struct task_struct *leader)
+{
+	struct corsa_session *session;
+	int attempts;
+
+	for (attempts = 0; attempts < 2; attempts++) {
+		rcu_read_lock();
+		session = corsa_session_of(leader);
+		if (session && !kref_get_unless_zero(&session->ref))
+			session = NULL;
+		rcu_read_unlock();
+		if (!session || !READ_ONCE(session->parting) || attempts)
+			break;
+		wait_event_killable_timeout(session->waiting, parted(session),
+					    HZ);
+		corsa_session_put(session);
+	}
+	return session;
+}
+
 struct corsa_session *corsa_session_attach(struct task_struct *leader,
 					   struct corsa_attach *args,
 					   struct corsa_refusals *refusals)
@@ -275,11 +301,7 @@ struct corsa_session *corsa_session_attach(struct task_struct *leader,
 	struct corsa_session *session, *joined;
 
 	mutex_lock(&attach_lock);
-	rcu_read_lock();
-	session = corsa_session_of(leader);
-	if (session && !kref_get_unless_zero(&session->ref))
-		session = NULL;
-	rcu_read_unlock();
+	session = find(leader);
 	if (session) {
 		joined = join(session, args);
 		/* On success the reference is the new opener's. */
@@ -307,11 +329,6 @@ static struct corsa_record *settlement_locked(struct corsa_session *session)
 		if (!record->doomed && corsa_record_runnable(record))
 			return record;
 	return NULL;
-}
-
-static bool parted(struct corsa_session *session)
-{
-	return READ_ONCE(session->over);
 }
 
 static void begin_parting(struct corsa_session *session)

@@ -17,6 +17,16 @@ int corsa_open(void)
 	return open("/dev/corsa", O_RDWR | O_CLOEXEC);
 }
 
+static void print_refusals(const struct corsa_refusal *list, uint32_t count)
+{
+	uint32_t i;
+
+	for (i = 0; i < count && i < 8; i++)
+		printf("refused: kind %u tid %d fd %d code %d addr %llx\n",
+		       list[i].kind, list[i].tid, list[i].fd, list[i].code,
+		       (unsigned long long)list[i].addr);
+}
+
 int corsa_attach(int device, int pidfd, uint32_t flags)
 {
 	struct corsa_refusal refusals[8] = { 0 };
@@ -24,21 +34,24 @@ int corsa_attach(int device, int pidfd, uint32_t flags)
 				  .flags = flags, .refusal_cap = 8,
 				  .refusals = (uintptr_t)refusals };
 	int ret = ioctl(device, CORSA_IOC_ATTACH, &a);
-	uint32_t i;
 
-	for (i = 0; ret < 0 && errno == EOPNOTSUPP && i < a.refusal_count && i < 8; i++)
-		printf("refused: kind %u tid %d fd %d code %d addr %llx\n",
-		       refusals[i].kind, refusals[i].tid, refusals[i].fd,
-		       refusals[i].code, (unsigned long long)refusals[i].addr);
+	if (ret < 0 && errno == EOPNOTSUPP)
+		print_refusals(refusals, a.refusal_count);
 	return ret;
 }
 
 int corsa_copy_of(int session, uint32_t src, int image, uint32_t flags,
 		  struct corsa_copy *out)
 {
-	struct corsa_copy c = { .size = sizeof(c), .src = src, .flags = flags };
+	struct corsa_refusal refusals[8] = { 0 };
+	struct corsa_copy c = { .size = sizeof(c), .src = src, .flags = flags,
+				.refusals = (uintptr_t)refusals,
+				.refusal_cap = 8 };
 	int ret = ioctl(session, image ? CORSA_IOC_CHECKPOINT : CORSA_IOC_BRANCH,
 			&c);
+
+	if (ret && errno == EOPNOTSUPP)
+		print_refusals(refusals, c.refusal_count);
 
 	if (out)
 		*out = c;

@@ -35,9 +35,9 @@ int corsa_next_event(int session, struct corsa_event *event, int ms);
 struct test {
 	const char *name;
 	void (*run)(void);
+	int on_request;	/* long: only when it is named */
 };
 
-extern const struct test tests[];
 extern int dev;
 
 void fail(const char *file, int line, const char *format, ...)

@@ -2,7 +2,7 @@
 /*
  * Tests of the module alone, to be run as root where it is loaded:
  *
- *	corsa-test [name...]	all, or those whose names begin so
+ *	corsa-test [name...]	all but the long ones, or those whose names begin so
  *
  * Each test runs in a process of its own. "idle" and "exit-with N" are what the
  * service under test executes.
@@ -18,18 +18,23 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "corsa.h"
+#include "cases.h"
 
 int dev;
 
-static int selected(const char *name, int argc, char **argv)
+static const struct test *const groups[] = {
+	switch_tests, copy_tests, crash_tests, life_tests, fd_tests,
+	stress_tests, bench_tests,
+};
+
+static int selected(const struct test *test, int argc, char **argv)
 {
 	int i;
 
 	for (i = 1; i < argc; i++)
-		if (!strncmp(name, argv[i], strlen(argv[i])))
+		if (!strncmp(test->name, argv[i], strlen(argv[i])))
 			return 1;
-	return argc < 2;
+	return argc < 2 && !test->on_request;
 }
 
 static int run(const struct test *test)
@@ -63,6 +68,7 @@ int main(int argc, char **argv)
 {
 	const struct test *test;
 	int failed = 0, count = 0;
+	size_t group;
 
 	if (argc == 2 && !strcmp(argv[1], "idle")) {
 		sleep(3600);
@@ -72,11 +78,12 @@ int main(int argc, char **argv)
 		return atoi(argv[2]);
 	if (!strcmp(argv[0], "exit"))
 		return atoi(argv[argc - 1]);
-	for (test = tests; test->name; test++)
-		if (selected(test->name, argc, argv)) {
-			count++;
-			failed += run(test);
-		}
+	for (group = 0; group < sizeof(groups) / sizeof(groups[0]); group++)
+		for (test = groups[group]; test->name; test++)
+			if (selected(test, argc, argv)) {
+				count++;
+				failed += run(test);
+			}
 	printf("%d of %d failed\n", failed, count);
 	return failed || !count;
 }

@@ -177,8 +177,7 @@ static void *vector_thread(void *unused)
 			if (out[i] != value)
 				value = ~0ULL;
 		__atomic_store_n(&vector_seen, value, __ATOMIC_RELAXED);
-		if (epoch)
-			usleep(500);
+		usleep(500);
 	}
 	return NULL;
 }

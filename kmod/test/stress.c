@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+#include "cases.h"
+const struct test stress_tests[] = { { 0 } };
