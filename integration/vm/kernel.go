@@ -52,7 +52,7 @@ func Kernels() ([]Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := filepath.Glob(filepath.Join(cache, "*", "vmlinux"))
+	dirs, err := filepath.Glob(filepath.Join(cache, "*", "kernel"))
 	if err != nil {
 		return nil, err
 	}

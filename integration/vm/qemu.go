@@ -32,18 +32,19 @@ func (m *machine) inherit(f *os.File) string {
 // newMachine describes a VM without its console and channels.
 func (o *Options) newMachine(k Kernel, initrd *os.File, disk string) *machine {
 	m := &machine{}
-	command := kernelArguments
+	command, memory := kernelArguments, o.Memory
 	if k.Debug {
 		command += " rcupdate.rcu_cpu_stall_timeout=120"
+		memory = 2*memory + 512 // an eighth of it and more is spent on checking the rest
 	}
 	for _, a := range o.KernelArgs {
 		command += " " + a
 	}
 	m.args = []string{
 		"-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi",
-		"-m", strconv.Itoa(o.Memory), "-smp", strconv.Itoa(o.SMP),
+		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(o.SMP),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-kernel", k.dir + "/vmlinux", "-initrd", m.inherit(initrd), "-append", command,
+		"-kernel", k.dir + "/kernel", "-initrd", m.inherit(initrd), "-append", command,
 		"-drive", "if=none,id=disk,format=raw,snapshot=on,cache=unsafe,file=" + strings.ReplaceAll(disk, ",", ",,"),
 		"-device", "virtio-blk-pci,drive=disk",
 		"-device", "virtio-rng-pci",

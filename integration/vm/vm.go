@@ -32,7 +32,7 @@ type File struct {
 type Options struct {
 	Kernel string // as in Kernels
 	SMP    int    // virtual CPUs; 0 means 1
-	Memory int    // MiB; 0 means 512
+	Memory int    // MiB; 0 means 512. A kernel for debugging gets more
 	// Programs of the host, by name or path, that are on the guest's disk at the same path, with all that they load.
 	// The guest always has busybox for what is missing.
 	Programs []string

@@ -13,15 +13,18 @@ import (
 
 // event is what go tool test2json says.
 type event struct {
-	Action string // run, pass, fail, skip, output, …
-	Test   string
-	Output string
+	Action  string // run, pass, fail, skip, output, …
+	Test    string
+	Output  string
+	Elapsed float64 // seconds
 }
 
 // result is one test of the binary, or the binary itself.
 type result struct {
 	name     string // the last part
+	ran      bool   // false for what is only a part of names
 	action   string // pass, fail, skip; "" as long as it runs
+	elapsed  float64
 	output   strings.Builder
 	children []*result
 }
@@ -48,8 +51,10 @@ func tree(r io.Reader) (*result, error) {
 		}
 		at := top.find(e.Test)
 		switch e.Action {
+		case "run":
+			at.ran = true
 		case "pass", "fail", "skip":
-			at.action = e.Action
+			at.action, at.elapsed = e.Action, e.Elapsed
 		case "output":
 			at.output.WriteString(e.Output)
 		}
@@ -72,9 +77,11 @@ func (r *result) find(name string) *result {
 	return c.find(rest)
 }
 
+func (r *result) unfinished() bool { return r.ran && r.action == "" }
+
 func (r *result) failed() bool {
 	for _, c := range r.children {
-		if c.action == "fail" || c.action == "" || c.failed() {
+		if c.action == "fail" || c.unfinished() || c.failed() {
 			return true
 		}
 	}
@@ -91,8 +98,11 @@ func (r *result) report(t *testing.T, noSkips bool) {
 			if text := c.said(); text != "" {
 				t.Log(text)
 			}
+			if c.ran && len(c.children) == 0 {
+				t.Logf("%.2f s in the VM", c.elapsed)
+			}
 			switch {
-			case c.action == "":
+			case c.unfinished():
 				t.Error("it has not come to its end in the VM")
 			case c.action == "fail":
 				t.Fail()
