@@ -54,6 +54,7 @@ type app struct {
 	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 
 	forwards uint64 // pieces of requests forwarded
+	boundAt  int64  // when the instance was last parked at a boundary
 	diedAt   int64  // when the last instance died
 	speakBy  int64  // when its unsure connections are closed
 
@@ -241,6 +242,9 @@ func (g *Gate) endTurn(v verdict) bool {
 		return false
 	default:
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
+	}
+	if err == nil && v == park && !a.unfinished {
+		a.boundAt = g.now()
 	}
 	g.sched.parked(g.now())
 	if v == breakIn {

@@ -162,7 +162,7 @@ func (g *Gate) inMidReply(c *conn, crash bool) bool {
 	switch age := g.now() - c.heardTime; {
 	case c.lost: // the service had not read all of the requests
 		return true
-	case !crash || c.heardTime == 0 || age > recentLimit:
+	case !crash || c.heardTime <= a.boundAt || age > recentLimit:
 		return false
 	case a.forwards == c.heardAt && a.diedAt < c.heardTime+tornWithin:
 		return true // the instance did not go on to anything else
@@ -184,6 +184,9 @@ func (g *Gate) requestDied(c *conn) bool {
 	case c.sent == 0: // it was told of the end of the app's requests, and will be again
 		g.settleConn(c)
 		return true
+	case c.down.pending(): // perhaps not the whole of an earlier reply
+		g.reset(c)
+		return false
 	case p.Mode == spec.CrashRetry && !c.over && c.retries < p.Retries:
 		c.retries++
 		g.empty(&c.up) // it is part of what was kept
@@ -198,7 +201,7 @@ func (g *Gate) requestDied(c *conn) bool {
 		return false
 	}
 	g.settleConn(c)
-	c.retries, c.lost = 0, false
+	c.retries, c.lost, c.heardTime = 0, false, 0
 	if !undelivered {
 		g.empty(&c.up)
 	}

@@ -156,6 +156,9 @@ func (g *Gate) parkAtBoundary(a *app, waited int64) bool {
 			return a.inst.Park(0) == nil
 		}
 	}
+	if err == nil && !a.heldBack() {
+		a.boundAt = g.now()
+	}
 	return err == nil // a dead one is dealt with when its pidfd is reported
 }
 

@@ -162,6 +162,7 @@ func (g *Gate) parkIdle(a *app) {
 	at := max(a.lastUse, a.turnFrom) + idleLimit
 	if g.now() >= at {
 		if a.long == 0 && g.quiet(a) && a.inst.Park(parkLimit) == nil {
+			a.boundAt = g.now()
 			return
 		}
 		at = g.now() + idleLimit

@@ -123,7 +123,7 @@ func (g *Gate) fail(a *app, err error) {
 		case c.linger:
 			g.remove(c)
 		case c.parting:
-		case !c.open && g.inMidReply(c, true):
+		case c.down.pending(), !c.open && g.inMidReply(c, true):
 			g.reset(c)
 		default:
 			g.dropEnd(&c.s)
