@@ -195,6 +195,19 @@ void corsa_refuse_record(struct corsa_record *record, bool attaching,
 		refuse_thread(refusals, CORSA_REFUSE_CREDS, session->leader);
 }
 
+/*
+ * Has the thread left the descriptors or the cwd of its record by unshare() or
+ * the like? A swap would lose them.
+ */
+static bool unshared_locked(struct corsa_thread *thread)
+{
+	struct task_struct *task = thread->task;
+
+	return !thread->moving && !(task->flags & PF_EXITING) &&
+	       (READ_ONCE(task->files) != thread->cur->files ||
+		READ_ONCE(task->fs) != thread->cur->fs);
+}
+
 bool corsa_refuse_switch(struct corsa_session *session, struct corsa_record *to)
 {
 	struct corsa_refusals none = { .cap = 0 };
@@ -203,24 +216,17 @@ bool corsa_refuse_switch(struct corsa_session *session, struct corsa_record *to)
 
 	if (to && cred_changed(session->leader, to->cred))
 		return true;
-	rcu_read_lock();
-	list_for_each_entry_rcu(thread, &session->threads, link) {
+	spin_lock(&session->lock);
+	list_for_each_entry(thread, &session->threads, link) {
 		struct task_struct *task = thread->task;
-		struct corsa_record *cur = READ_ONCE(thread->cur);
 
 		if (task->io_uring || holds_pi_futex(task) ||
-		    READ_ONCE(task->ptrace)) {
-			refused = true;
-			break;
-		}
-		if (!READ_ONCE(thread->parked) && cur == session->active &&
-		    (READ_ONCE(task->files) != cur->files ||
-		     READ_ONCE(task->fs) != cur->fs)) {
+		    READ_ONCE(task->ptrace) || unshared_locked(thread)) {
 			refused = true;
 			break;
 		}
 	}
-	rcu_read_unlock();
+	spin_unlock(&session->lock);
 	if (refused || !READ_ONCE(session->foreign) || !session->active)
 		return refused;
 	refused = refuse_sharers(session->active->mm, session->leader, &none);

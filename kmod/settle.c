@@ -58,6 +58,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	to->inside++;
 	to->awake++;
 	set_parked_locked(thread, false);
+	thread->moving = true;
 	spin_unlock(&session->lock);
 
 	corsa_swap(thread, to);
@@ -68,6 +69,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	if (!from->inside || !from->awake)
 		wake_up(&session->waiting);
 	thread->cur = to;
+	thread->moving = false;
 	/* It has not run since it was loaded, so its state there is still good. */
 	thread->saved = true;
 	corsa_record_put(from);

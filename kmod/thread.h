@@ -32,6 +32,7 @@ struct corsa_thread {
 
 	/* Written by the thread itself under session->lock: */
 	struct corsa_record *cur;	/* the record that it is in */
+	bool moving;	/* between two records, with something of each */
 	bool parked;
 	bool saved;	/* its state in cur is up to date: it has not run since */
 	bool at_boundary; /* it came here out of an interruptible wait */
