@@ -170,6 +170,8 @@ for line in sys.stdin:
 		return err == nil && conn.Close() == nil
 	})
 	ask(":3", "incr n")
+	s.kill(s.monitor()) // the next one has not heard of the process when that ends
+	s.ok("apps", s.id)
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,9 @@ type Replacement struct {
 type Held struct {
 	Instance engine.Instance // nil if the app has none (it crashed and is stopped)
 	Conns    engine.Conns    // socket inodes of the instance's ends
-	Open     []engine.ConnID // connections that the app still has open
+	// Open are the connections that the app still has open. One in a transaction during which a checkpoint was taken has
+	// the number that it has there besides its own.
+	Open []engine.ConnID
 	// Resume, if it is not nil, lets the app go on with Instance before fn returns; fn calls it at most once, and returns no
 	// Replacement then.
 	Resume func()
