@@ -291,7 +291,13 @@ func (c *Capturer) counted(fd int, kind Kind) error {
 		if p.Count, err = strconv.ParseUint(Field(info, "eventfd-count"), 16, 64); err != nil {
 			return err
 		}
-		if Field(info, "eventfd-semaphore") == "1" {
+		semaphore := Field(info, "eventfd-semaphore") == "1"
+		if !bytes.Contains(info, []byte("eventfd-semaphore:")) {
+			if semaphore, err = c.isSemaphore(fd, p.Count); err != nil {
+				return err
+			}
+		}
+		if semaphore {
 			p.Type = unix.EFD_SEMAPHORE
 		}
 	case Signal:
@@ -320,7 +326,13 @@ func (c *Capturer) timer(p FD, info []byte) error {
 	if err != nil {
 		return err
 	}
-	if ticks > 0 { // it has fired and was not read: it fires again at once
+	due := ticks > 0 // it has fired and was not read: it fires again at once
+	if !due && p.Value == [2]int64{} {
+		if due, err = c.isDue(p.FD); err != nil {
+			return err
+		}
+	}
+	if due {
 		p.Value = [2]int64{0, 1}
 	}
 	c.plan.FDs = append(c.plan.FDs, p)

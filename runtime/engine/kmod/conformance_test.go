@@ -13,7 +13,7 @@ func TestConformance(t *testing.T) {
 	}
 	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{
 		Refuses: map[string]string{
-			"epoll-stale": "epoll entry", "mlock": "mapping", "pending": "signal", "sharedanon": "mapping", "socketpair-dgram": "socket pair",
+			"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping", "socketpair-dgram": "socket pair",
 		},
 		Common: map[string]string{
 			"attrs":  "affinity, nice value and timer slack belong to the thread, which all instances share",
