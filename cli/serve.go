@@ -43,7 +43,9 @@ func newServeCommand(g *globals) *cobra.Command {
 				return err
 			}
 			if id == "" {
-				id = freeID(g.Root, args[0])
+				if id, err = freeID(g.Root, args[0]); err != nil {
+					return err
+				}
 			}
 			ref, err := g.ref(id)
 			if err != nil {
@@ -72,7 +74,7 @@ func newServeCommand(g *globals) *cobra.Command {
 }
 
 // freeID makes an id out of a program's name.
-func freeID(root, program string) string {
+func freeID(root, program string) (string, error) {
 	name := regexp.MustCompile(`[^A-Za-z0-9_+.-]`).ReplaceAllString(filepath.Base(program), "-")
 	for n := 1; ; n++ {
 		id := name
@@ -80,7 +82,9 @@ func freeID(root, program string) string {
 			id += "-" + strconv.Itoa(n)
 		}
 		if _, err := os.Lstat(filepath.Join(root, id)); errors.Is(err, fs.ErrNotExist) {
-			return id
+			return id, nil
+		} else if err != nil {
+			return "", err
 		}
 	}
 }

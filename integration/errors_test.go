@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -116,4 +117,32 @@ func TestErrorsAreLogged(t *testing.T) {
 		t.Errorf("logged %+v", entry)
 	}
 	c.fails(1, "--log", "--log", filepath.Join(log, "below-a-file"), "list")
+}
+
+// Who is not root is told so where that is why.
+func TestDeniedNamesThePrivilege(t *testing.T) {
+	c := newCorsa(t)
+	if err := os.MkdirAll(c.root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := os.Open(corsaBin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bin.Close()
+	const nobody = 65534
+	for _, args := range [][]string{
+		{"apps", "x"},
+		{"serve", "--socket", "/tmp/s", "--", "true"},
+		{"serve", "--id", "x", "--socket", "/tmp/s", "--", "true"},
+	} {
+		cmd := c.command(args...)
+		cmd.Path = "/proc/self/fd/3" // others may not look into the directory that holds it
+		cmd.ExtraFiles = []*os.File{bin}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		out, err := cmd.CombinedOutput()
+		if err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "need root, and this is uid 65534") {
+			t.Errorf("%s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	}
 }

@@ -30,8 +30,8 @@ type ServeOptions struct {
 // error nothing is left.
 func Serve(ctx context.Context, o ServeOptions) (err error) {
 	l := o.layout()
-	if uid := os.Geteuid(); uid != 0 {
-		return fmt.Errorf("serving takes over processes and needs root: %w: this is uid %d", fs.ErrPermission, uid)
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("serving takes processes over, which only root may do: %w", fs.ErrPermission)
 	}
 	if err := CheckEndpoints(o.Host.Service); err != nil {
 		return err
