@@ -43,6 +43,7 @@ type Conn struct {
 	looping sync.WaitGroup
 	threads threads
 	failure atomic.Pointer[error]
+	failed  chan struct{} // closed with the first failure
 
 	mu      sync.RWMutex // of what follows
 	lastID  uint64
@@ -69,7 +70,7 @@ func Open(path string, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("open binder device %s: %w", path, err)
 	}
 	c := &Conn{
-		path: path, fd: fd, protocol: o.Protocol, trace: o.Trace, loopers: o.Threads, idle: make(chan struct{}, 1),
+		path: path, fd: fd, protocol: o.Protocol, trace: o.Trace, loopers: o.Threads, idle: make(chan struct{}, 1), failed: make(chan struct{}),
 		objects: map[uint64]*Object{}, remotes: map[uint32]*remote{}, deaths: map[uint64]*remote{},
 	}
 	if err := c.setUp(o); err != nil {
@@ -137,10 +138,13 @@ func (c *Conn) Err() error {
 
 // note keeps the first error that has nobody to be returned to.
 func (c *Conn) note(err error) {
-	if err != nil {
-		c.failure.CompareAndSwap(nil, &err)
+	if err != nil && c.failure.CompareAndSwap(nil, &err) {
+		close(c.failed)
 	}
 }
+
+// Failed is closed when Err has something to tell.
+func (c *Conn) Failed() <-chan struct{} { return c.failed }
 
 // enter begins a use of the descriptor that Close waits for.
 func (c *Conn) enter() error {

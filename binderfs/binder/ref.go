@@ -52,6 +52,15 @@ func (c *Conn) acquire(handle uint32) (*Ref, error) {
 	return &Ref{remote: r, conn: c}, nil
 }
 
+// Clone returns another reference to the same object, which has to be released as well. The Ref must not be released.
+func (r *Ref) Clone() *Ref {
+	c := r.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.refs++
+	return &Ref{remote: r.remote, conn: c}
+}
+
 // Release ends the reference. Functions that wait for the object's death are forgotten with the last one.
 func (r *Ref) Release() {
 	c := r.conn
@@ -79,8 +88,8 @@ func (c *Conn) letGo(r *remote) []byte {
 	return appendHandle(appendHandle(commands, bcRelease, r.handle), bcDecRefs, r.handle)
 }
 
-// NotifyDeath has f called once when the process that owns the object is gone: at once, on a goroutine of its own, if that is
-// known already, else on a thread that serves. stop forgets f. The error is ErrNoThreads if the Conn has no such thread.
+// NotifyDeath has f called once when the process that owns the object is gone, on a goroutine of its own; at once
+// if that is known already. stop forgets f. The error is ErrNoThreads if the Conn has no such thread.
 func (r *Ref) NotifyDeath(f func()) (stop func(), err error) {
 	c := r.conn
 	if c.loopers == 0 {
@@ -158,6 +167,6 @@ func (t *thread) died(cookie uint64) {
 	}
 	c.mu.Unlock()
 	for _, f := range watchers {
-		(*f)()
+		go (*f)() // whoever has the thread may hold locks that f needs
 	}
 }

@@ -31,6 +31,21 @@ type Transaction struct {
 	SenderPID int
 	SenderUID int
 	Data      Reader
+
+	after []func()
+}
+
+// AfterReply has f called when the driver has read the reply. It is there to release references that the reply passes on.
+// For a oneway transaction it is called when the handler has returned.
+func (tx *Transaction) AfterReply(f func()) { tx.after = append(tx.after, f) }
+
+// finish calls what the handler has left for the time when the reply is sent.
+func (tx *Transaction) finish() {
+	for _, f := range tx.after {
+		f()
+	}
+	clear(tx.after)
+	tx.after = tx.after[:0]
 }
 
 type frame struct {
@@ -47,7 +62,7 @@ func (t *thread) push() *frame {
 		t.frames = append(t.frames, &frame{})
 	}
 	f := t.frames[t.serving]
-	if slices.Contains(t.unsent, &f.reply) {
+	if slices.Contains(t.unsent, f) {
 		f = &frame{} // the driver has yet to read the last one
 		t.frames[t.serving] = f
 	}
@@ -79,13 +94,16 @@ func (t *thread) serve(payload []byte) {
 	tx.Data.closeUntaken()
 	tx.Data.reset(nil, 0, nil, nil)
 	t.out = appendPointer(t.out, bcFreeBuffer, d.buffer)
-	if !tx.OneWay && !t.broken {
-		t.reply(tx, reply, err)
+	if tx.OneWay || t.broken {
+		tx.finish()
+	} else {
+		t.reply(f, err)
 	}
 	t.pop()
 }
 
-func (t *thread) reply(tx *Transaction, reply *Parcel, err error) {
+func (t *thread) reply(f *frame, err error) {
+	reply := &f.reply
 	d := transactionData{flags: flagAcceptFDs}
 	if err != nil {
 		reply.Reset()
@@ -93,9 +111,9 @@ func (t *thread) reply(tx *Transaction, reply *Parcel, err error) {
 		d.flags |= flagStatus
 	}
 	t.out = reply.command(t.out, bcReply, bcReplySG, &d)
-	t.unsent = append(t.unsent, reply)
+	t.unsent = append(t.unsent, f)
 	t.replying++
-	t.conn.traceAnswer(t.tid, tx, reply, err)
+	t.conn.traceAnswer(t.tid, &f.tx, reply, err)
 }
 
 func (t *thread) pop() {

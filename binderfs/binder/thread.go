@@ -20,10 +20,10 @@ type thread struct {
 	out  []byte // commands for the driver
 	in   []byte // room for what it returns
 
-	serving  int       // incoming transactions that the thread is in
-	replying int       // replies of which the driver has not told what became of them
-	frames   []*frame  // one for each level of serving, to be used again
-	unsent   []*Parcel // replies to which out may refer
+	serving  int      // incoming transactions that the thread is in
+	replying int      // replies of which the driver has not told what became of them
+	frames   []*frame // one for each level of serving, to be used again
+	unsent   []*frame // with replies to which out may refer
 	looper   bool
 	broken   bool // a nested call was given up: the driver's idea of the thread's calls differs from ours
 }
@@ -105,7 +105,10 @@ func (t *thread) exchange(read bool) ([]byte, error) {
 
 // forget lets go of the replies that the driver has read.
 func (t *thread) forget() {
-	clear(t.unsent)
+	for i, f := range t.unsent {
+		t.unsent[i] = nil
+		f.tx.finish()
+	}
 	t.unsent = t.unsent[:0]
 }
 
@@ -197,7 +200,6 @@ func (t *thread) handle(stream []byte, call *outgoing) error {
 		case brSpawnLooper:
 			t.conn.startLooper(bcRegisterLooper)
 		case brDeadBinder:
-			stream = slices.Clone(stream)
 			t.died(order.Uint64(payload))
 		case brError:
 			err = fmt.Errorf("binder device %s: %w", t.conn.path, unix.Errno(-int32(order.Uint32(payload))))

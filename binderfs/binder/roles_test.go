@@ -1,0 +1,257 @@
+package binder_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/servicemanager"
+)
+
+// The driver does not let a process call a context manager of its own, and most of what matters happens between processes.
+// So the test binary starts itself again in a role, which says "ready" when it is, and ends when its stdin does.
+
+const roleVariable = "CORSA_BINDER_TEST_ROLE"
+
+var roles = map[string]func(device string) (close func() error, err error){
+	"manager": func(device string) (func() error, error) {
+		m, err := servicemanager.New(device, servicemanager.Options{Variant: servicemanager.AIDL3})
+		if err != nil {
+			return nil, err
+		}
+		return m.Close, nil
+	},
+	"service": func(device string) (func() error, error) { return startService(device, "service") },
+	"slow":    func(device string) (func() error, error) { return startService(device, "slow") },
+}
+
+func TestMain(m *testing.M) {
+	role, device, ok := strings.Cut(os.Getenv(roleVariable), " ")
+	if !ok {
+		os.Exit(m.Run())
+	}
+	stop, err := roles[role](device)
+	if err == nil {
+		fmt.Println("ready")
+		_, err = io.Copy(io.Discard, os.Stdin)
+		err = errors.Join(err, stop())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, role+":", err)
+		os.Exit(1)
+	}
+}
+
+// process is a test binary in a role.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	ended bool
+}
+
+func start(t *testing.T, role, device string) *process {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVariable+"="+role+" "+device)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: cmd, stdin: stdin}
+	t.Cleanup(func() {
+		if err := p.end(); err != nil {
+			t.Errorf("%s: %v", role, err)
+		}
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("%s said %q, %v", role, line, err)
+	}
+	return p
+}
+
+// end has the process end by itself.
+func (p *process) end() error {
+	if p.ended {
+		return nil
+	}
+	p.ended = true
+	_ = p.stdin.Close()
+	return p.cmd.Wait()
+}
+
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	p.ended = true
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = p.cmd.Wait() // says that it was killed
+}
+
+// What the service does, by transaction code.
+const (
+	codeEcho     = iota + 1
+	codeCount    // oneway: adds a number
+	codeTotal    // returns the sum
+	codeCallback // calls the object in the request, which may call back again
+	codeFDs      // writes to a descriptor and returns another
+	codeFDArray
+	codeBuffers
+	codeFail
+	codeSleep
+	codeIdentity
+	codeNewObject
+	codeAsync // oneway: answers through the object in the request
+)
+
+type service struct {
+	total atomic.Int64
+	conn  *binder.Conn
+}
+
+func startService(device, name string) (func() error, error) {
+	conn, err := binder.Open(device, binder.Options{Threads: 4})
+	if err != nil {
+		return nil, err
+	}
+	s := &service{conn: conn}
+	o, err := conn.NewObject("test.IService", s)
+	if err == nil {
+		err = servicemanager.NewClient(conn, servicemanager.AIDL3).Add(context.Background(), name, o)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return func() error { return errors.Join(conn.Close(), conn.Err()) }, nil
+}
+
+func (s *service) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
+	r := &tx.Data
+	switch tx.Code {
+	case codeEcho:
+		return echo(tx, reply)
+	case codeCount:
+		s.total.Add(r.Int64())
+	case codeTotal:
+		reply.WriteInt64(s.total.Load())
+	case codeCallback:
+		return s.callback(tx, reply)
+	case codeFDs:
+		return exchangeFDs(r, reply)
+	case codeFDArray:
+		return writeToEach(r)
+	case codeBuffers:
+		reply.WriteBytes(r.Buffer())
+		reply.WriteBytes(r.Buffer())
+	case codeFail:
+		return binder.Status(r.Int32())
+	case codeSleep:
+		time.Sleep(time.Duration(r.Int64()))
+	case codeIdentity:
+		reply.WriteInt32(int32(tx.SenderPID))
+		reply.WriteInt32(int32(tx.SenderUID))
+	case codeNewObject:
+		o, err := s.conn.NewObject("test.ISession", s)
+		if err != nil {
+			return err
+		}
+		reply.WriteBinder(o)
+	case codeAsync:
+		ref := r.Ref()
+		if err := r.Err(); err != nil {
+			return err
+		}
+		defer ref.Release()
+		p := s.conn.NewParcel()
+		p.WriteInt64(r.Int64())
+		return ref.Send(context.Background(), codeCount, p)
+	default:
+		return binder.StatusUnknownTransaction
+	}
+	return r.Err()
+}
+
+// callback calls the given object with a depth that is one less, until it is zero; the reply says on which threads.
+func (s *service) callback(tx *binder.Transaction, reply *binder.Parcel) error {
+	depth := tx.Data.Int32()
+	ref := tx.Data.Ref()
+	if err := tx.Data.Err(); err != nil {
+		return err
+	}
+	defer ref.Release()
+	var answer binder.Reply
+	defer answer.Release()
+	p := s.conn.NewParcel()
+	p.WriteInt32(depth - 1)
+	if err := ref.Transact(context.Background(), codeCallback, p, &answer); err != nil {
+		return err
+	}
+	reply.WriteString16(answer.String16())
+	return answer.Err()
+}
+
+func exchangeFDs(r *binder.Reader, reply *binder.Parcel) error {
+	out := os.NewFile(uintptr(r.FD()), "out")
+	if err := r.Err(); err != nil {
+		return err
+	}
+	if _, err := out.WriteString("from the service"); err != nil {
+		return err
+	}
+	reply.WriteFD(int(os.Stdin.Fd()))
+	return out.Close()
+}
+
+func writeToEach(r *binder.Reader) error {
+	r.Buffer()
+	for _, fd := range r.FDArray() {
+		f := os.NewFile(uintptr(fd), "fd")
+		if _, err := f.WriteString("x"); err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return r.Err()
+}
+
+// connect starts a manager and a service and returns a connection and a reference to the service.
+func connect(t *testing.T, o binder.Options) (*binder.Conn, *binder.Ref) {
+	t.Helper()
+	device := newDevice(t)
+	start(t, "manager", device)
+	start(t, "service", device)
+	conn := open(t, device, o)
+	return conn, get(t, conn, "service")
+}
+
+func get(t *testing.T, conn *binder.Conn, name string) *binder.Ref {
+	t.Helper()
+	ref, err := servicemanager.NewClient(conn, servicemanager.AIDL3).Get(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ref.Release)
+	return ref
+}
