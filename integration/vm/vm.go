@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -48,7 +47,7 @@ type Options struct {
 	Env         []string      // NAME=VALUE, for the command, besides PATH, HOME, VM_KERNEL and VM_OUT
 	Dir         string        // where the command runs; "" means /root
 	Command     []string      // looked up in the guest's PATH
-	Timeout     time.Duration // for the whole run; 0 means 10 minutes
+	Timeout     time.Duration // for the whole run; 0 means 10 minutes. A kernel for debugging gets ten times as much
 	Stdout      io.Writer     // nil: discarded
 	Stderr      io.Writer     // nil: discarded
 	Console     io.Writer     // a copy of what the kernel says while it runs; may be nil
@@ -64,7 +63,10 @@ type Result struct {
 	Dmesg   string // the kernel's whole log
 }
 
-func (o *Options) defaults() {
+// debugSlowness is how much longer a kernel for debugging may take.
+const debugSlowness = 10
+
+func (o *Options) defaults(k Kernel) {
 	if o.SMP == 0 {
 		o.SMP = 1
 	}
@@ -73,6 +75,9 @@ func (o *Options) defaults() {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Minute
+	}
+	if k.Debug {
+		o.Timeout *= debugSlowness
 	}
 	for _, w := range []*io.Writer{&o.Stdout, &o.Stderr, &o.Console} {
 		if *w == nil {
@@ -85,7 +90,6 @@ func (o *Options) defaults() {
 // kernel complained, whatever the command said; ErrTimeout or ErrNoStatus, with the console, if the command did not
 // come to its end. A command that fails is no error: see Result.Code.
 func Run(ctx context.Context, o Options) (*Result, error) {
-	o.defaults()
 	if len(o.Command) == 0 {
 		return nil, errors.New("a VM needs a command")
 	}
@@ -93,6 +97,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.defaults(k)
 	m, err := o.prepare(k)
 	if err != nil {
 		return nil, err
@@ -101,45 +106,27 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	defer cancel()
 
 	var console, dmesg, status bytes.Buffer
-	var readers sync.WaitGroup
-	var filesErr error
-	receive := func(attach func(*os.File), read func(io.Reader) error) error {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		attach(w)
-		readers.Go(func() {
-			err := read(r)
-			if err != nil && filesErr == nil {
-				filesErr = err
-			}
-			_, _ = io.Copy(io.Discard, r) // a pipe that nobody reads would stop the guest
-			_ = r.Close()
-		})
-		return nil
-	}
-	copyTo := func(w io.Writer) func(io.Reader) error {
-		return func(r io.Reader) error { _, err := io.Copy(w, r); return err }
-	}
-	channel := func(name string) func(*os.File) { return func(f *os.File) { m.channel(name, f) } }
+	var c channels
+	port := func(name string) func(*os.File) { return func(f *os.File) { m.channel(name, f) } }
 	err = errors.Join(
-		receive(m.console, copyTo(io.MultiWriter(&console, o.Console))),
-		receive(channel("stdout"), copyTo(o.Stdout)),
-		receive(channel("stderr"), copyTo(o.Stderr)),
-		receive(channel("dmesg"), copyTo(&dmesg)),
-		receive(channel("status"), copyTo(&status)),
-		receive(channel("files"), func(r io.Reader) error { return unpack(r, o.Output) }),
+		c.open(m.console, copyTo(io.MultiWriter(&console, o.Console))),
+		c.open(port("stdout"), copyTo(o.Stdout)),
+		c.open(port("stderr"), copyTo(o.Stderr)),
+		c.open(port("dmesg"), copyTo(&dmesg)),
+		c.open(port("status"), copyTo(&status)),
+		c.open(port("files"), func(r io.Reader) error { return unpack(r, o.Output) }),
 	)
 	if err != nil {
 		m.release()
-		readers.Wait()
-		return nil, err
+		return nil, errors.Join(err, c.wait())
 	}
 	runErr := m.run(ctx, nil)
-	readers.Wait()
-	_ = filesErr
-	return o.conclude(k, runErr, status.String(), &Result{Console: clean(console.String()), Dmesg: dmesg.String()})
+	readErr := c.wait()
+	r, err := o.conclude(k, runErr, status.String(), &Result{Console: clean(console.String()), Dmesg: dmesg.String()})
+	if err != nil {
+		return r, err // what has been cut off with the VM says no more than that
+	}
+	return r, readErr
 }
 
 func (o *Options) prepare(k Kernel) (*machine, error) {
@@ -179,12 +166,12 @@ func (o *Options) conclude(k Kernel, runErr error, status string, r *Result) (*R
 
 // Shell boots the kernel with the caller's terminal as its console and a shell on it, until the shell ends.
 func Shell(ctx context.Context, o Options) error {
-	o.defaults()
-	o.interactive = true
 	k, err := FindKernel(o.Kernel)
 	if err != nil {
 		return err
 	}
+	o.defaults(k)
+	o.interactive = true
 	m, err := o.prepare(k)
 	if err != nil {
 		return err
