@@ -191,7 +191,8 @@ func (t *tracee) stopAgain() error {
 func (t *tracee) awaitAll() error {
 	var first error
 	for i := range t.threads {
-		th := &t.threads[i]
+		// The leader, which is listed first, comes last: dead, it can be waited for only once the others have been.
+		th := &t.threads[len(t.threads)-1-i]
 		if th.tid == 0 || !th.held || th.awaited {
 			continue
 		}
@@ -426,19 +427,33 @@ func (t *tracee) interruptRunning(th *thread) error {
 // release lets every held thread run on: as it was stopped, or in the stub if it has been redirected.
 func (t *tracee) release() {
 	for i := range t.threads {
-		if th := &t.threads[i]; th.held && th.tid != 0 {
+		if th := &t.threads[len(t.threads)-1-i]; th.held && th.tid != 0 { // the leader last: see awaitAll
 			if th.awaited && !th.redirected {
 				if int64(th.regs.Rax) == -int64(unix.EINTR) {
 					rewind(&th.regs) // the kernel restarts the others by itself, but not what ends in EINTR
 				}
 				_ = setRegs(th.tid, &th.regs)
 			}
-			// ESRCH, here and above: it died; there is nothing to release.
-			_ = ptrace(unix.PTRACE_DETACH, th.tid, 0, 0)
+			// ESRCH, here and above: it dies. Nobody learns of that before its tracer has.
+			if err := ptrace(unix.PTRACE_DETACH, th.tid, 0, 0); errors.Is(err, unix.ESRCH) && th.awaited {
+				reap(th.tid)
+			}
 			th.held = false
 		}
 	}
 	t.dropDead()
+}
+
+// reap waits for the death of a thread that is on its way out, for no longer than that ever takes.
+func reap(tid int) {
+	const most = 100 * time.Millisecond
+	for begun := time.Now(); time.Since(begun) < most; time.Sleep(20 * time.Microsecond) {
+		var ws unix.WaitStatus
+		n, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		if err != nil && !errors.Is(err, unix.EINTR) || n == tid && !ws.Stopped() {
+			return
+		}
+	}
 }
 
 func (t *tracee) dropDead() {
