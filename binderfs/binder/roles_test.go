@@ -127,6 +127,8 @@ const (
 type service struct {
 	total atomic.Int64
 	conn  *binder.Conn
+
+	stopped chan struct{}
 }
 
 func startService(device, name string) (func() error, error) {
@@ -134,7 +136,7 @@ func startService(device, name string) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{conn: conn}
+	s := &service{conn: conn, stopped: make(chan struct{})}
 	o, err := conn.NewObject("test.IService", s)
 	if err == nil {
 		err = servicemanager.NewClient(conn, servicemanager.AIDL3).Add(context.Background(), name, o)
@@ -142,7 +144,10 @@ func startService(device, name string) (func() error, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return func() error { return errors.Join(conn.Close(), conn.Err()) }, nil
+	return func() error {
+		close(s.stopped)
+		return errors.Join(conn.Close(), conn.Err())
+	}, nil
 }
 
 func (s *service) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
@@ -166,7 +171,10 @@ func (s *service) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
 	case codeFail:
 		return binder.Status(r.Int32())
 	case codeSleep:
-		time.Sleep(time.Duration(r.Int64()))
+		select {
+		case <-time.After(time.Duration(r.Int64())):
+		case <-s.stopped:
+		}
 	case codeIdentity:
 		reply.WriteInt32(int32(tx.SenderPID))
 		reply.WriteInt32(int32(tx.SenderUID))
