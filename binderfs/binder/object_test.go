@@ -86,6 +86,7 @@ func TestFDArray(t *testing.T) {
 		binary.NativeEndian.PutUint32(list[8+4*i:], uint32(w.Fd()))
 	}
 	p := conn.NewParcel()
+	p.WriteInt32(0)
 	parent := p.WriteBuffer(list)
 	p.WriteFDArray(parent, 8, n)
 	var reply binder.Reply
@@ -105,6 +106,7 @@ func TestBuffers(t *testing.T) {
 	conn, service := connect(t, binder.Options{})
 	outer := append([]byte("outer "), make([]byte, 10)...)
 	p := conn.NewParcel()
+	p.WriteInt32(0)
 	parent := p.WriteBuffer(outer)
 	p.WriteBufferIn(parent, 8, []byte("inner, of some length"))
 	var reply binder.Reply

@@ -174,7 +174,9 @@ func (p *Parcel) WriteFD(fd int) {
 // Buffer names a buffer object within its parcel: its index in the order of objects.
 type Buffer int
 
-// WriteBuffer appends a buffer object: bytes that lie beside the parcel's data. b is not copied before the parcel is sent.
+// WriteBuffer appends a buffer object: bytes that lie beside the parcel's data. b is not copied before the parcel is sent. The
+// driver refuses pointers and descriptors into a buffer whose object is the very first thing in a parcel; there usually is
+// an interface token before it.
 func (p *Parcel) WriteBuffer(b []byte) Buffer { return p.buffer(b, 0, 0, 0) }
 
 // WriteBufferIn appends a buffer object and has the driver write its address into an earlier one, at offset. These pointers

@@ -166,6 +166,7 @@ func (s *service) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
 	case codeFDArray:
 		return writeToEach(r)
 	case codeBuffers:
+		r.Int32()
 		reply.WriteBytes(r.Buffer())
 		reply.WriteBytes(r.Buffer())
 	case codeFail:
@@ -231,6 +232,7 @@ func exchangeFDs(r *binder.Reader, reply *binder.Parcel) error {
 }
 
 func writeToEach(r *binder.Reader) error {
+	r.Int32()
 	r.Buffer()
 	for _, fd := range r.FDArray() {
 		f := os.NewFile(uintptr(fd), "fd")

@@ -142,6 +142,9 @@ func (tx *Transaction) dispatch(reply *Parcel) error {
 
 // startLooper starts a thread that waits for transactions.
 func (c *Conn) startLooper(enter command) {
+	if c.closing.Load() {
+		return
+	}
 	c.looping.Add(1)
 	go func() {
 		defer c.looping.Done()
