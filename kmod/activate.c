@@ -32,18 +32,32 @@
  *
  * What a LAZY switch leaves open is not user code but the system calls in which
  * the other threads slept: they are on their way out, in the former record.
+ * It does not even wake all of them. Most threads of most programs only sleep;
+ * to wake each one, so that it leaves a wait here and enters the same wait
+ * there, is what a switch would spend its time on. A thread that is asleep, and
+ * was idle when the new record was active last, is only marked: nothing wakes
+ * it, but if something does, the rules above hold. It is called in when there
+ * is nothing better to do, by a kernel thread of the idle class. It loses no
+ * wakeup by that: system calls look at what they wait for when they restart.
+ * And if the former record becomes active again soon, it has never left.
  */
 #include <linux/hrtimer.h>
+#include <linux/kthread.h>
 #include <linux/preempt.h>
 #include <linux/rculist.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <uapi/linux/sched/types.h>
 
 #include "activate.h"
 #include "record.h"
 #include "refuse.h"
 #include "session.h"
+#include "swap.h"
+#include "symbols.h"
 #include "thread.h"
+
+static struct kthread_worker *sweeper;
 
 static void nothing(void *unused)
 {
@@ -95,12 +109,73 @@ static void forget_awaited(struct corsa_session *session,
 	spin_unlock(&session->lock);
 }
 
+/* Which thread of the record has run last? The same will the next time. */
+static void note_recent_locked(struct corsa_record *record)
+{
+	struct corsa_thread *thread;
+	u64 latest = 0;
+
+	list_for_each_entry(thread, &record->session->threads, link) {
+		u64 ran = READ_ONCE(thread->task->se.exec_start);
+
+		if (thread->cur == record && !thread->parked && ran > latest) {
+			latest = ran;
+			record->recent = thread->index;
+		}
+	}
+}
+
+static bool asleep(struct corsa_thread *thread)
+{
+	return !READ_ONCE(thread->task->on_cpu) &&
+	       READ_ONCE(thread->task->__state) & TASK_INTERRUPTIBLE;
+}
+
+static bool has_work(struct corsa_thread *thread, struct corsa_record *record)
+{
+	struct corsa_state *state;
+
+	if (!record)
+		return false;
+	if (record->recent == thread->index)
+		return true;
+	state = corsa_thread_state(thread, record);
+	return state && READ_ONCE(state->busy);
+}
+
+/* True if some were left asleep. */
+static bool kick_lazily(struct corsa_session *session, struct corsa_record *to)
+{
+	struct corsa_thread *thread;
+	bool left = false;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(thread, &session->threads, link) {
+		if (READ_ONCE(thread->parked))
+			continue;
+		if (thread->lends_mm || !asleep(thread) ||
+		    (thread->cur != to && has_work(thread, to))) {
+			corsa_thread_kick(thread);
+			continue;
+		}
+		corsa_thread_mark(thread);
+		/* It may have woken up meanwhile: the CPUs are asked below. */
+		left |= thread->cur != to;
+	}
+	rcu_read_unlock();
+	return left;
+}
+
 /* The part that does not sleep: see the top of the file. */
 static void redirect(struct corsa_session *session, struct corsa_record *to,
 		     bool held, bool lazy)
 {
+	bool left = false;
+
 	preempt_disable();
 	spin_lock(&session->lock);
+	if (session->active)
+		note_recent_locked(session->active);
 	/* It may have crashed while control waited. */
 	if (to && !corsa_record_runnable(to))
 		to = NULL;
@@ -111,11 +186,55 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	WRITE_ONCE(session->fence, true);
 	await_locked(session, lazy);
 	spin_unlock(&session->lock);
-	corsa_threads_kick(session);
+	if (lazy)
+		left = kick_lazily(session, to);
+	else
+		corsa_threads_kick(session);
 	corsa_sync_cpus(session);
 	WRITE_ONCE(session->fence, false);
 	preempt_enable();
 	wake_up_all(&session->parked);
+	if (left && to) {
+		corsa_session_get(session);
+		if (!kthread_queue_work(sweeper, &session->sweep))
+			corsa_session_put(session);
+	}
+}
+
+void corsa_activate_sweep(struct kthread_work *work)
+{
+	struct corsa_session *session;
+	struct corsa_thread *thread;
+
+	session = container_of(work, struct corsa_session, sweep);
+	spin_lock(&session->lock);
+	list_for_each_entry(thread, &session->threads, link)
+		if (!thread->parked && thread->cur != session->active)
+			corsa_thread_kick(thread);
+	spin_unlock(&session->lock);
+	corsa_session_put(session);
+}
+
+int corsa_activate_init(void)
+{
+	const struct sched_attr idle = {
+		.size = sizeof(idle),
+		.sched_policy = SCHED_IDLE,
+	};
+	int ret;
+
+	sweeper = kthread_create_worker(0, "corsa_sweep");
+	if (IS_ERR(sweeper))
+		return PTR_ERR(sweeper);
+	ret = sched_setattr_nocheck(sweeper->task, &idle);
+	if (ret)
+		kthread_destroy_worker(sweeper);
+	return ret;
+}
+
+void corsa_activate_exit(void)
+{
+	kthread_destroy_worker(sweeper);
 }
 
 static int wait_for_threads(struct corsa_session *session, long timeout)
@@ -165,20 +284,16 @@ int corsa_switch(struct corsa_session *session, struct corsa_record *to,
 static bool all_asleep(struct corsa_session *session)
 {
 	struct corsa_thread *thread;
-	bool asleep = true;
+	bool all = true;
 
 	rcu_read_lock();
 	list_for_each_entry_rcu(thread, &session->threads, link) {
-		if (READ_ONCE(thread->parked))
-			continue;
-		if (READ_ONCE(thread->task->on_cpu) ||
-		    !(READ_ONCE(thread->task->__state) & TASK_INTERRUPTIBLE)) {
-			asleep = false;
+		all = READ_ONCE(thread->parked) || asleep(thread);
+		if (!all)
 			break;
-		}
 	}
 	rcu_read_unlock();
-	return asleep;
+	return all;
 }
 
 /* All threads are parked: did each of them come out of a wait? */
@@ -288,6 +403,8 @@ int corsa_freeze(struct corsa_record *record)
 
 	spin_lock(&session->lock);
 	record->frozen = true;
+	if (record == session->active)
+		note_recent_locked(record);
 	session->awaited = 0;
 	list_for_each_entry(thread, &session->threads, link) {
 		/* Late ones may still be on their way into the active one. */

@@ -2,12 +2,18 @@
 #ifndef CORSA_ACTIVATE_H
 #define CORSA_ACTIVATE_H
 
+#include <linux/kthread.h>
 #include <linux/types.h>
 
 #include "uapi/corsa.h"
 
 struct corsa_record;
 struct corsa_session;
+
+int corsa_activate_init(void);
+void corsa_activate_exit(void);
+/* Calls threads that LAZY has let sleep. */
+void corsa_activate_sweep(struct kthread_work *work);
 
 /* All hold session->control. */
 long corsa_activate(struct corsa_session *session, struct corsa_activate *args);

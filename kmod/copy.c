@@ -95,6 +95,7 @@ static int fill(struct corsa_record *to, struct corsa_record *from, u32 flags,
 		return -ENOMEM;
 	copy_actions(to, from);
 	to->cred = get_cred(from->cred);
+	to->recent = from->recent;
 	to->parent = from->id;
 	return 0;
 }

@@ -2,6 +2,7 @@
 #include <linux/module.h>
 #include <linux/rcupdate.h>
 
+#include "activate.h"
 #include "chardev.h"
 #include "duplicate.h"
 #include "exit.h"
@@ -36,9 +37,12 @@ static int __init corsa_init(void)
 	ret = corsa_duplicate_init();
 	if (ret)
 		goto session_exit;
-	ret = corsa_probes_init();
+	ret = corsa_activate_init();
 	if (ret)
 		goto duplicate_exit;
+	ret = corsa_probes_init();
+	if (ret)
+		goto activate_exit;
 	ret = corsa_exit_init();
 	if (ret)
 		goto probes_exit;
@@ -51,6 +55,8 @@ exit_exit:
 	corsa_exit_exit();
 probes_exit:
 	corsa_probes_exit();
+activate_exit:
+	corsa_activate_exit();
 duplicate_exit:
 	corsa_duplicate_exit();
 session_exit:
@@ -70,6 +76,7 @@ static void __exit corsa_exit(void)
 	corsa_exit_exit();
 	corsa_probes_exit();
 	synchronize_rcu_tasks();
+	corsa_activate_exit();
 	corsa_duplicate_exit();
 	corsa_session_exit();
 }

@@ -197,6 +197,7 @@ int corsa_record_evacuate(struct corsa_record *record)
 {
 	struct corsa_session *session = record->session;
 
+	corsa_threads_kick(session);
 	wake_up_all(&session->parked);
 	return wait_event_timeout(session->waiting, evacuated(record),
 				  CORSA_PATIENCE) ? 0 : -EBUSY;

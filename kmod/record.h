@@ -41,6 +41,7 @@ struct corsa_record {
 
 	/* session->lock: */
 	u32 inside;	/* threads whose task uses mm, files and fs */
+	u32 recent;	/* index of the thread that had run last in it */
 	u32 awake;	/* of them: not parked, so the state is not in states */
 	bool frozen;	/* being copied or edited: nobody may run in it */
 	bool crashed;

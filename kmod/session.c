@@ -155,6 +155,7 @@ static struct corsa_session *create(struct task_struct *leader, bool persist)
 	spin_lock_init(&session->lock);
 	xa_init(&session->records);
 	INIT_LIST_HEAD(&session->threads);
+	kthread_init_work(&session->sweep, corsa_activate_sweep);
 	INIT_WORK(&session->end, end_work);
 	INIT_WORK(&session->release, release_work);
 	init_waitqueue_head(&session->parked);

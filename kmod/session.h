@@ -4,6 +4,7 @@
 
 #include <linux/cpumask.h>
 #include <linux/kref.h>
+#include <linux/kthread.h>
 #include <linux/mutex.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -69,6 +70,7 @@ struct corsa_session {
 	wait_queue_head_t waiting;	/* control waits here */
 	struct corsa_events events;
 	struct corsa_stats_block stats;	/* lock */
+	struct kthread_work sweep;	/* see activate.c */
 	struct work_struct end;
 	struct work_struct release;
 };

@@ -52,6 +52,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 {
 	struct corsa_session *session = thread->session;
 	struct corsa_record *from = thread->cur;
+	struct corsa_swap_times times;
 
 	/* Claimed first, so that `to` is not discarded under us. */
 	corsa_record_get(to);
@@ -61,7 +62,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	thread->moving = true;
 	spin_unlock(&session->lock);
 
-	corsa_swap(thread, to);
+	corsa_swap(thread, to, &times);
 
 	spin_lock(&session->lock);
 	from->inside--;
@@ -69,6 +70,9 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	if (!from->inside || !from->awake)
 		wake_up(&session->waiting);
 	thread->cur = to;
+	session->stats.sum.swaps++;
+	corsa_stats_add_locked(session, CORSA_HIST_SWAP_MM, times.mm_ns);
+	corsa_stats_add_locked(session, CORSA_HIST_SWAP, times.total_ns);
 	thread->moving = false;
 	/* It has not run since it was loaded, so its state there is still good. */
 	thread->saved = true;
@@ -112,6 +116,7 @@ enum corsa_verdict corsa_settle(struct corsa_thread *thread)
 		case CORSA_RUN:
 			set_parked_locked(thread, false);
 			thread->saved = false;
+			thread->sleeps = current->nvcsw;
 			thread->lends_mm = false;
 			settled_locked(thread);
 			if (session->parting)

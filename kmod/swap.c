@@ -76,6 +76,24 @@ static void write_fsbase(unsigned long base)
 		wrmsrl(MSR_FS_BASE, base);
 }
 
+/* In the kernel the user's base lies in the swapgs shadow. */
+static unsigned long read_gsbase(void)
+{
+	unsigned long flags, base;
+
+	if (!boot_cpu_has(X86_FEATURE_FSGSBASE) ||
+	    boot_cpu_has(X86_FEATURE_XENPV)) {
+		rdmsrl(MSR_KERNEL_GS_BASE, base);
+		return base;
+	}
+	local_irq_save(flags);
+	native_swapgs();
+	base = rdgsbase();
+	native_swapgs();
+	local_irq_restore(flags);
+	return base;
+}
+
 static void save_segments(struct corsa_state *state)
 {
 	preempt_disable();
@@ -84,8 +102,7 @@ static void save_segments(struct corsa_state *state)
 	savesegment(ds, state->ds);
 	savesegment(es, state->es);
 	state->fsbase = read_fsbase();
-	/* In the kernel the user's base lies in the swapgs shadow. */
-	rdmsrl(MSR_KERNEL_GS_BASE, state->gsbase);
+	state->gsbase = read_gsbase();
 	preempt_enable();
 }
 
@@ -93,7 +110,6 @@ static void save_segments(struct corsa_state *state)
 static void load_segments(const struct corsa_state *state)
 {
 	struct thread_struct *arch = &current->thread;
-	unsigned long gsbase;
 	u16 fs, gs, ds, es;
 
 	preempt_disable();
@@ -111,8 +127,7 @@ static void load_segments(const struct corsa_state *state)
 		loadsegment(es, state->es);
 	if (read_fsbase() != state->fsbase)
 		write_fsbase(state->fsbase);
-	rdmsrl(MSR_KERNEL_GS_BASE, gsbase);
-	if (gsbase != state->gsbase)
+	if (read_gsbase() != state->gsbase)
 		wrmsrl(MSR_KERNEL_GS_BASE, state->gsbase);
 	arch->fsindex = state->fsindex;
 	arch->gsindex = state->gsindex;
@@ -284,25 +299,20 @@ static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 	spin_unlock(&session->lock);
 }
 
-void corsa_swap(struct corsa_thread *thread, struct corsa_record *to)
+void corsa_swap(struct corsa_thread *thread, struct corsa_record *to,
+		struct corsa_swap_times *times)
 {
-	struct corsa_session *session = thread->session;
-	u64 begin = ktime_get_ns(), mm_begin, mm_end;
+	u64 begin = ktime_get_ns(), mm_begin;
 
 	if (!thread->saved)
 		corsa_thread_save(thread);
+	swap_files(to);
+	swap_actions(thread->session, to);
+	load_state(corsa_thread_state(thread, to));
+	/* Last: nothing above needs the new memory, and the TLB is warm. */
 	mm_begin = ktime_get_ns();
 	if (current->mm != to->mm)
 		swap_mm(to->mm);
-	mm_end = ktime_get_ns();
-	swap_files(to);
-	swap_actions(session, to);
-	load_state(corsa_thread_state(thread, to));
-
-	spin_lock(&session->lock);
-	session->stats.sum.swaps++;
-	corsa_stats_add_locked(session, CORSA_HIST_SWAP_MM, mm_end - mm_begin);
-	corsa_stats_add_locked(session, CORSA_HIST_SWAP,
-			       ktime_get_ns() - begin);
-	spin_unlock(&session->lock);
+	times->mm_ns = ktime_get_ns() - mm_begin;
+	times->total_ns = mm_begin - begin + times->mm_ns;
 }

@@ -34,8 +34,14 @@ struct corsa_state {
 	struct rseq __user *rseq;
 	u32 rseq_sig;
 	u32 rseq_len;
+	bool busy;		/* had more to do than to go back to sleep */
 	u32 fpu_size;
 	u8 fpu[];
+};
+
+struct corsa_swap_times {
+	u64 total_ns;
+	u64 mm_ns;
 };
 
 struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp);
@@ -48,7 +54,8 @@ void corsa_state_free(struct corsa_state *state);
  * state; `to` must have a state of it.
  */
 void corsa_state_save(struct corsa_state *state);
-void corsa_swap(struct corsa_thread *thread, struct corsa_record *to);
+void corsa_swap(struct corsa_thread *thread, struct corsa_record *to,
+		struct corsa_swap_times *times);
 
 /*
  * Nothing may sleep or be noticed: the kick made the system call return EINTR,

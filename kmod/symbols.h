@@ -36,6 +36,7 @@ struct fpu;
 	X(void, set_current_blocked, sigset_t *)                               \
 	X(struct sighand_struct *, __lock_task_sighand, struct task_struct *,  \
 	  unsigned long *)                                                     \
+	X(int, wake_up_state, struct task_struct *, unsigned int)              \
 	X(bool, ptrace_may_access, struct task_struct *, unsigned int)         \
 	X(struct task_struct *, pidfd_get_task, int, unsigned int *)           \
 	X(void, membarrier_update_current_mm, struct mm_struct *)              \

@@ -10,6 +10,7 @@
 #include "session.h"
 #include "settle.h"
 #include "swap.h"
+#include "symbols.h"
 #include "thread.h"
 
 static DEFINE_HASHTABLE(table, 10);
@@ -81,12 +82,26 @@ static void work(struct callback_head *head)
 
 void corsa_thread_kick(struct corsa_thread *thread)
 {
-	if (test_and_set_bit(0, &thread->queued))
+	if (test_and_set_bit(0, &thread->queued)) {
+		/* It may only have been marked. */
+		corsa_call(wake_up_state)(thread->task, TASK_INTERRUPTIBLE);
 		return;
+	}
 	corsa_thread_get(thread);
 	/* ESRCH: it is past its last user instruction. */
 	if (task_work_add(thread->task, &thread->work, TWA_SIGNAL))
 		corsa_thread_put(thread);
+}
+
+void corsa_thread_mark(struct corsa_thread *thread)
+{
+	if (test_and_set_bit(0, &thread->queued))
+		return;
+	corsa_thread_get(thread);
+	if (task_work_add(thread->task, &thread->work, TWA_NONE))
+		corsa_thread_put(thread);
+	else
+		set_tsk_thread_flag(thread->task, TIF_NOTIFY_SIGNAL);
 }
 
 void corsa_threads_kick(struct corsa_session *session)
@@ -239,6 +254,8 @@ void corsa_thread_save(struct corsa_thread *thread)
 	if (state->fpu_size < current->thread.fpu.fpstate->size)
 		state = grow(thread, state);
 	corsa_state_save(state);
+	/* Once to sleep again, where it had been: that is no work. */
+	state->busy = current->nvcsw - thread->sleeps > 1;
 }
 
 struct corsa_state *corsa_thread_erase_locked(struct corsa_thread *thread)

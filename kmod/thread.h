@@ -33,6 +33,7 @@ struct corsa_thread {
 	/* Written by the thread itself under session->lock: */
 	struct corsa_record *cur;	/* the record that it is in */
 	bool moving;	/* between two records, with something of each */
+	unsigned long sleeps; /* task->nvcsw when it began to run in cur */
 	bool parked;
 	bool saved;	/* its state in cur is up to date: it has not run since */
 	bool at_boundary; /* it came here out of an interruptible wait */
@@ -71,7 +72,13 @@ struct corsa_thread *corsa_thread_of(struct task_struct *task);
  * wakes it from an interruptible sleep. Any context but NMI.
  */
 void corsa_thread_kick(struct corsa_thread *thread);
-/* All but the caller itself and those that are parked. */
+/*
+ * The same, but a thread that sleeps sleeps on. Whatever wakes it then, it
+ * finds a signal pending, leaves the system call and runs our code. Not for a
+ * thread that could be in user mode on another CPU.
+ */
+void corsa_thread_mark(struct corsa_thread *thread);
+/* Kicks all but the caller itself and those that are parked. */
 void corsa_threads_kick(struct corsa_session *session);
 
 /* Its facts as of now. Holds session->lock. */

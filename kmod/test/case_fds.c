@@ -13,8 +13,7 @@
 
 #include "cases.h"
 
-/* The service's descriptor that links to what contains text. The n-th such. */
-static int find_fd(struct service *service, const char *text, int n)
+int find_fd(struct service *service, const char *text, int n)
 {
 	char path[64], link[512], target[256];
 	struct dirent *entry;

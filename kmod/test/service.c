@@ -329,6 +329,37 @@ static void set_vector(uint64_t value)
 		usleep(500);
 }
 
+static int ascending(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static uint64_t time_fork(uint64_t rounds)
+{
+	struct timespec begin, end;
+	uint64_t ns[64], i;
+
+	if (!rounds || rounds > 64)
+		return 0;
+	for (i = 0; i < rounds; i++) {
+		pid_t pid;
+
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+		if (!pid)
+			_exit(0);
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		ns[i] = (end.tv_sec - begin.tv_sec) * 1000000000ULL +
+			end.tv_nsec - begin.tv_nsec;
+	}
+	qsort(ns, rounds, sizeof(ns[0]), ascending);
+	return ns[rounds / 2];
+}
+
 static uint64_t ask_epoll(void)
 {
 	struct epoll_event event;
@@ -367,6 +398,7 @@ static void obey(const struct request *request)
 	case CMD_WIPE: state.value = *wiped_page; break;
 	case CMD_EPOLL: state.value = ask_epoll(); break;
 	case CMD_NAP: usleep(request->arg * 1000); break;
+	case CMD_TIME_FORK: state.value = time_fork(request->arg); break;
 	case CMD_QUIT: _exit(0);
 	}
 }
@@ -397,6 +429,8 @@ static void prepare(const struct service_options *options)
 	data_epoll = epoll_create1(0);
 	if (data_file < 0)
 		_exit(95);
+	if (options->bare)
+		return;
 	spawn(worker_thread);
 	spawn(sleep_thread);
 	spawn(epoll_thread);
@@ -424,7 +458,8 @@ static void serve(int fd, const struct service_options *options)
 		if (got != sizeof(request))
 			_exit(0);
 		obey(&request);
-		look();
+		if (request.command != CMD_PING)
+			look();
 		if (write(fd, &state, sizeof(state)) != sizeof(state))
 			_exit(96);
 	}

@@ -12,6 +12,7 @@
 
 enum command {
 	CMD_STEP = 1,	/* every counter one up; fills in the whole reply */
+	CMD_PING,	/* nothing; the reply is that of the last command */
 	CMD_LOOK,	/* only fills in the reply */
 	CMD_TAG,	/* writes arg on every heap page */
 	CMD_SEGV,	/* store to address arg */
@@ -31,6 +32,7 @@ enum command {
 	CMD_WIPE,	/* reply.value: what is in the WIPEONFORK page */
 	CMD_EPOLL,	/* wait on the own epoll with timeout 0; value: data or 0 */
 	CMD_NAP,	/* sleep arg ms inside the command */
+	CMD_TIME_FORK,	/* reply.value: median ns of arg fork() calls */
 	CMD_QUIT,
 };
 
@@ -69,6 +71,7 @@ struct service_options {
 	int idle_threads;	/* more of those that wait in pause() */
 	int spin;		/* one thread that never sleeps */
 	int areas;		/* more mappings */
+	int bare;		/* the main thread alone; CMD_STEP does not work */
 };
 
 int service_start(struct service *service, const struct service_options *options);

@@ -249,7 +249,9 @@ struct corsa_restore {
  * LAZY: waits only for what could be executing user code. A thread that slept
  *   in a system call has been called, but may still be on its way out of that
  *   call, in the former instance and with the former's descriptors. It cannot
- *   return to user mode there. But if both instances share the object (the
+ *   return to user mode there. Some are not even called before there is idle
+ *   time: those that had nothing to do when `id` was active last.
+ *   But if both instances share the object (the
  *   same socket, pipe, epoll), such a thread can take from it what was meant
  *   for the new one. So use LAZY where what an instance waits for is its own.
  * HOLD: threads become `id` but stay parked, so that /proc/PID (maps, fd, mem)
