@@ -45,7 +45,7 @@ type Options struct {
 }
 
 // A generous bound: the machine may be busy. Nothing is asserted about time but that the suite ends.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 type suite struct {
 	newEngine func(t *testing.T) engine.Engine

@@ -102,10 +102,10 @@ static void svc_nap(void)
 	SVC_COUNT(nanosleep(&ts, NULL));
 }
 
-/* SVC_WAIT waits until cond holds, for 20 s at most; it says whether it came true. */
+/* SVC_WAIT waits until cond holds, for 10,000 naps at most; it says whether it came true. A clock would go on while dormant. */
 #define SVC_WAIT(cond) \
 	({ \
-		int svc_left = 20000, svc_true; \
+		int svc_left = 10000, svc_true; \
 		while (!(svc_true = !!(cond)) && svc_left-- > 0) \
 			svc_nap(); \
 		svc_true; \
