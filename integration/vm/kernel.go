@@ -127,6 +127,9 @@ func (k Kernel) Module(name string) (string, bool) {
 // Selftest is the path on the host of a test program that comes with the kernel's source: "binderfs_test".
 func (k Kernel) Selftest(name string) string { return filepath.Join(k.dir, name) }
 
+// ModuleTest is the path on the host of the program that tests corsa.ko.
+func (k Kernel) ModuleTest() string { return filepath.Join(filepath.Dir(k.dir), "corsa-test") }
+
 // compareVersions compares "6.1" and "6.12" by their numbers.
 func compareVersions(a, b string) int {
 	number := func(s string) (n int) {

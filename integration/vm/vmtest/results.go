@@ -31,7 +31,7 @@ type result struct {
 
 // parse reads the output of a test binary that was run with -test.v=test2json.
 func parse(output []byte) (*result, error) {
-	convert := exec.Command("go", "tool", "test2json")
+	convert := exec.Command("go", "tool", "test2json", "-t")
 	convert.Stdin = bytes.NewReader(output)
 	text, err := convert.Output()
 	if err != nil {

@@ -1,0 +1,96 @@
+package vm_test
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"corsa.dev/corsa/integration/vm"
+	"corsa.dev/corsa/integration/vm/vmtest"
+)
+
+// enginesVariable names an environment variable that lists the engines whose tests are run in the VM.
+const enginesVariable = "CORSA_VM_ENGINES"
+
+func engines() []string {
+	if asked := strings.Fields(os.Getenv(enginesVariable)); len(asked) > 0 {
+		return asked
+	}
+	return []string{"kmod"} // the others' run on the host
+}
+
+// Each engine passes the conformance suite on each kernel.
+func TestConformance(t *testing.T) {
+	for _, engine := range engines() {
+		t.Run(engine, func(t *testing.T) {
+			each(t, func(t *testing.T, k vm.Kernel) {
+				o := vm.Options{Kernel: k.Name, SMP: 2, Memory: 1536}
+				if engine == "kmod" {
+					o.Load = loadCorsa(t, k)
+				}
+				vmtest.Run(t, vmtest.Suite{
+					Package: "corsa.dev/corsa/runtime/engine/" + engine, EngineTest: true, NoSkips: true, Options: o,
+				})
+			})
+		})
+	}
+}
+
+// The Binder packages work with the driver of each kernel.
+func TestBinderPackages(t *testing.T) {
+	for _, name := range []string{"binder"} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, k vm.Kernel) {
+				vmtest.Run(t, vmtest.Suite{
+					Package: "corsa.dev/corsa/binderfs/" + name, NoSkips: true,
+					Options: vm.Options{Kernel: k.Name, SMP: 2, Load: []string{"binder"}},
+				})
+			})
+		})
+	}
+}
+
+// The module passes its own tests in C, each of which is a subtest here, and can be unloaded after them.
+func TestModule(t *testing.T) {
+	each(t, func(t *testing.T, k vm.Kernel) {
+		var out bytes.Buffer
+		r, err := vm.Run(t.Context(), vm.Options{
+			Kernel: k.Name, SMP: 2, Load: loadCorsa(t, k), Files: []vm.File{{Host: k.ModuleTest(), Guest: "/usr/bin/corsa-test"}},
+			Command: []string{"sh", "-c", "corsa-test && rmmod corsa"}, Stdout: &out, Stderr: &out,
+		})
+		if err != nil {
+			t.Errorf("%v\n%s", err, out.String())
+		}
+		var said strings.Builder
+		passed := 0
+		for line := range strings.Lines(out.String()) {
+			verdict, rest, _ := strings.Cut(line, " ")
+			name, elapsed, ended := strings.Cut(strings.TrimSpace(rest), " ")
+			if ended = ended && strings.HasPrefix(elapsed, "("); !ended || verdict != "ok" && verdict != "FAIL" {
+				said.WriteString(line)
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Logf("%s%s", said.String(), elapsed)
+				if verdict == "FAIL" {
+					t.Fail()
+				}
+			})
+			said.Reset()
+			passed++
+		}
+		if passed == 0 || r != nil && r.Code != 0 && !t.Failed() {
+			t.Errorf("%d tests have ended, and something is wrong\n%s", passed, out.String())
+		}
+	})
+}
+
+// loadCorsa is the list of modules to load for tests of corsa.ko.
+func loadCorsa(t *testing.T, k vm.Kernel) []string {
+	t.Helper()
+	if _, built := k.Module("corsa"); !built {
+		t.Fatal("corsa.ko has not been built; run: make vm-deps")
+	}
+	return []string{"corsa"}
+}
