@@ -6,6 +6,7 @@
 #include <linux/sched/signal.h>
 
 #include "activate.h"
+#include "attributes.h"
 #include "copy.h"
 #include "duplicate.h"
 #include "files.h"
@@ -49,7 +50,9 @@ static void copy_actions(struct corsa_record *to, struct corsa_record *from)
 
 	spin_lock(&session->lock);
 	memcpy(to->actions, from->actions, sizeof(to->actions));
+	memcpy(to->limits, from->limits, sizeof(to->limits));
 	if (session->actions_of == from) {
+		corsa_limits_save(session->leader, to->limits);
 		sighand = corsa_call(__lock_task_sighand)(session->leader,
 							  &flags);
 		if (sighand) {

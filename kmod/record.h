@@ -37,6 +37,7 @@ struct corsa_record {
 	struct fs_struct *fs;
 	const struct cred *cred;	/* of the process when it was copied */
 	struct k_sigaction actions[_NSIG]; /* unless session->actions_of is this */
+	struct rlimit limits[RLIM_NLIMITS]; /* likewise */
 	struct xarray states;		/* thread index -> struct corsa_state */
 
 	/* session->lock: */

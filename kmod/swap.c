@@ -181,6 +181,7 @@ void corsa_state_save(struct corsa_state *state)
 	state->rseq = task->rseq;
 	state->rseq_sig = task->rseq_sig;
 	state->rseq_len = corsa_rseq_len(task);
+	corsa_attributes_save(&state->attributes);
 }
 
 static void load_state(const struct corsa_state *state)
@@ -215,6 +216,7 @@ static void load_state(const struct corsa_state *state)
 	task->rseq = state->rseq;
 	task->rseq_sig = state->rseq_sig;
 	corsa_set_rseq_len(task, state->rseq_len);
+	corsa_attributes_load(&state->attributes);
 	/*
 	 * The loaded rseq area has a stale cpu number, and its critical section
 	 * was interrupted: as after preemption, the kernel puts both right on
@@ -276,9 +278,9 @@ static void swap_files(struct corsa_record *to)
 }
 
 /*
- * The table of signal actions belongs to the process, so its content is
- * exchanged, by the first thread that arrives. One that is late must not undo
- * that: only the actions of the instance that is active now go in.
+ * The table of signal actions and the limits belong to the process, so their
+ * content is exchanged, by the first thread that arrives. One that is late must
+ * not undo that: only what is of the instance that is active now goes in.
  */
 static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 {
@@ -288,6 +290,10 @@ static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 		return;
 	spin_lock(&session->lock);
 	if (session->active == to && session->actions_of != to) {
+		if (session->actions_of)
+			corsa_limits_save(session->leader,
+					  session->actions_of->limits);
+		corsa_limits_load(session->leader, to->limits);
 		spin_lock_irq(&current->sighand->siglock);
 		if (session->actions_of)
 			memcpy(session->actions_of->actions, actions,

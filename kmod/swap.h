@@ -6,6 +6,8 @@
 #include <linux/restart_block.h>
 #include <linux/types.h>
 
+#include "attributes.h"
+
 struct corsa_record;
 struct corsa_thread;
 
@@ -35,6 +37,7 @@ struct corsa_state {
 	u32 rseq_sig;
 	u32 rseq_len;
 	bool busy;		/* had more to do than to go back to sleep */
+	struct corsa_attributes attributes;
 	u32 fpu_size;
 	u8 fpu[];
 };

@@ -34,6 +34,7 @@ struct fpu;
 	X(void, free_fs_struct, struct fs_struct *)                            \
 	X(void, save_fpregs_to_fpstate, struct fpu *)                          \
 	X(void, set_current_blocked, sigset_t *)                               \
+	X(long, sched_setaffinity, pid_t, const struct cpumask *)              \
 	X(struct sighand_struct *, __lock_task_sighand, struct task_struct *,  \
 	  unsigned long *)                                                     \
 	X(int, wake_up_state, struct task_struct *, unsigned int)              \

@@ -8,8 +8,9 @@
  * unchanged, be any of several private copies of itself. A copy is a *record*:
  *
  *	an mm (copy on write), a table of descriptors, cwd/root/umask, signal
- *	actions, and for each thread the registers, FPU/vector state, TLS bases,
- *	signal mask and stack, robust list, rseq area and syscall-restart state.
+ *	actions, limits, and for each thread the registers, FPU/vector state, TLS
+ *	bases, signal mask and stack, robust list, rseq area, syscall-restart
+ *	state, name, nice value, timer slack and CPU affinity.
  *
  * Every record has an id, a __u32 that is never reused within a session.
  * Record 0 is the process as it was when it was attached. A record is either
@@ -22,7 +23,7 @@
  * user code at the same time.
  *
  * Shared by all records, because the kernel keeps it per process or per open
- * file: pid, tids, credentials, cgroup, seccomp, limits, pending signals,
+ * file: pid, tids, credentials, cgroup, seccomp, pending signals,
  * contents of files and of shared mappings, and the object behind a descriptor
  * that is not a regular file (socket, pipe, eventfd, epoll, timerfd). Give each
  * instance its own of the latter with CORSA_IOC_FDS. A regular file's offset is
