@@ -234,7 +234,7 @@ func (r *run) repeat(least, n int, f func() error) error {
 // place moves the client and the instances of apps.
 func (r *run) place(cpu string, apps ...*app) error {
 	for _, a := range apps {
-		if err := r.cpus.process(cpu, a.in.PID()); err != nil {
+		if err := a.shown(func() error { return r.cpus.process(cpu, a.in.PID()) }); err != nil {
 			return err
 		}
 	}

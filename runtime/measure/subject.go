@@ -221,6 +221,22 @@ func (a *app) connect() error {
 	return a.park()
 }
 
+// shown calls f while the process is the dormant instance, which it may not be where all instances are one process.
+func (a *app) shown(f func() error) error {
+	in, ok := a.in.(engine.Settler)
+	if !ok {
+		return f()
+	}
+	err := a.in.Activate()
+	if err == nil {
+		err = in.Settle()
+	}
+	if err == nil {
+		err = f()
+	}
+	return errors.Join(err, a.park())
+}
+
 // sockets are those of the instance, which is active.
 func (a *app) sockets() (map[uint64]bool, error) {
 	if in, ok := a.in.(engine.Settler); ok {

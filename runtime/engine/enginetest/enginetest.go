@@ -35,9 +35,6 @@ type Options struct {
 	// and one of the blockers' objects contains the word; the suite asserts the refusal instead of the state. "init"
 	// stands for a service that is pid 1 of its pid namespace.
 	Refuses map[string]string
-	// Common maps the name of a state program to why the engine leaves what it holds common to all instances, or does
-	// not roll it back. It is a documented limit that cannot be seen when a service is adopted; the subtest is skipped.
-	Common map[string]string
 	// ParkCycles is how often the dormancy tests park and activate; 0 means 1000.
 	ParkCycles int
 	// Deaths is how often the engine is killed in each of the tests of its death; 0 means 50.
@@ -104,9 +101,6 @@ func (s *suite) scenario(t *testing.T, name string, fn func(t *testing.T)) {
 
 // state drives one state program through the cycle, or asserts that the engine refuses it.
 func (s *suite) state(t *testing.T, p program) {
-	if why, ok := s.opts.Common[p.name]; ok {
-		t.Skipf("a documented limit of the engine: %s", why)
-	}
 	if word, ok := s.opts.Refuses[p.name]; ok {
 		p.refuse = word
 		s.refused(t, p)

@@ -15,10 +15,5 @@ func TestConformance(t *testing.T) {
 		Refuses: map[string]string{
 			"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping", "socketpair-dgram": "socket pair",
 		},
-		Common: map[string]string{
-			"attrs":  "affinity, nice value and timer slack belong to the thread, which all instances share",
-			"comm":   "the name belongs to the thread, which all instances share",
-			"limits": "resource limits belong to the process, which all instances are",
-		},
 	})
 }
