@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/internal/roletest"
 )
 
 var background = context.Background()
@@ -62,7 +63,7 @@ func TestOneWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all oneway transactions arrive", func() bool { return total(t, service) == n*(n-1)/2 })
+	roletest.Eventually(t, "all oneway transactions arrive", func() bool { return total(t, service) == n*(n-1)/2 })
 }
 
 func total(t *testing.T, service *binder.Ref) int64 {
@@ -73,17 +74,6 @@ func total(t *testing.T, service *binder.Ref) int64 {
 		t.Fatal(err)
 	}
 	return reply.Int64()
-}
-
-// eventually waits a long time for what should come soon.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not after 30 s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func TestNestedCallbacks(t *testing.T) {
@@ -222,9 +212,9 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCloseEndsCallsThatWait(t *testing.T) {
-	device := newDevice(t)
-	start(t, "manager", device)
-	start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	roletest.Start(t, "service", device)
 	conn, err := binder.Open(device, binder.Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -259,9 +249,9 @@ func TestCloseEndsCallsThatWait(t *testing.T) {
 }
 
 func TestReplyOutlivesItsConnection(t *testing.T) {
-	device := newDevice(t)
-	start(t, "manager", device)
-	start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	roletest.Start(t, "service", device)
 	conn, err := binder.Open(device, binder.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -319,7 +309,7 @@ func TestSignalsDoNotDisturb(t *testing.T) {
 	stop.Store(true)
 	group.Wait()
 	reply.Release()
-	eventually(t, "each oneway transaction arrives once", func() bool { return total(t, service) == 1000 })
+	roletest.Eventually(t, "each oneway transaction arrives once", func() bool { return total(t, service) == 1000 })
 }
 
 var one = func() *binder.Parcel {

@@ -6,15 +6,16 @@ import (
 	"testing"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/internal/roletest"
 )
 
 func TestManager(t *testing.T) {
-	device := newDevice(t)
+	device := roletest.Device(t)
 	client := open(t, device, binder.Options{})
 	if err := client.Ping(context.Background()); !errors.Is(err, binder.ErrDead) {
 		t.Fatalf("ping without a context manager: %v", err)
 	}
-	manager := start(t, "manager", device)
+	manager := roletest.Start(t, "manager", device)
 	if err := client.Ping(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -25,13 +26,13 @@ func TestManager(t *testing.T) {
 	if name, err := client.ContextManager().Interface(context.Background()); err != nil || name != "android.os.IServiceManager" {
 		t.Fatalf("interface %q, %v", name, err)
 	}
-	if err := manager.end(); err != nil {
+	if err := manager.End(); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.Ping(context.Background()); !errors.Is(err, binder.ErrDead) {
 		t.Fatalf("ping after the end of the context manager: %v", err)
 	}
-	start(t, "manager", device)
+	roletest.Start(t, "manager", device)
 	if err := client.Ping(context.Background()); err != nil {
 		t.Fatalf("ping of the next context manager: %v", err)
 	}

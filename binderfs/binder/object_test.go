@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/internal/roletest"
 )
 
 func TestFileDescriptors(t *testing.T) {
@@ -124,9 +125,9 @@ func TestBuffers(t *testing.T) {
 }
 
 func TestObjectsAreReferenced(t *testing.T) {
-	device := newDevice(t)
-	start(t, "manager", device)
-	peer := start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	peer := roletest.Start(t, "service", device)
 	conn := open(t, device, binder.Options{Threads: 1})
 	service := get(t, conn, "service")
 	var sum atomic.Int64
@@ -148,9 +149,9 @@ func TestObjectsAreReferenced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the service calls the object", func() bool { return sum.Load() == 45 })
-	eventually(t, "the service drops its references", func() bool { return !o.Referenced() })
-	peer.kill(t)
+	roletest.Eventually(t, "the service calls the object", func() bool { return sum.Load() == 45 })
+	roletest.Eventually(t, "the service drops its references", func() bool { return !o.Referenced() })
+	peer.Kill(t)
 }
 
 func TestSessionObjects(t *testing.T) {
@@ -190,9 +191,9 @@ func TestSessionObjects(t *testing.T) {
 }
 
 func TestDeath(t *testing.T) {
-	device := newDevice(t)
-	start(t, "manager", device)
-	peer := start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	peer := roletest.Start(t, "service", device)
 	conn := open(t, device, binder.Options{Threads: 1})
 	service := get(t, conn, "service")
 	died := make(chan int, 4)
@@ -215,7 +216,7 @@ func TestDeath(t *testing.T) {
 		waiting <- service.Transact(background, codeSleep, p, &reply)
 	}()
 	time.Sleep(20 * time.Millisecond)
-	peer.kill(t)
+	peer.Kill(t)
 	if err := <-waiting; !errors.Is(err, binder.ErrDead) {
 		t.Errorf("the call under way: %v", err)
 	}
@@ -232,15 +233,15 @@ func TestDeath(t *testing.T) {
 }
 
 func TestManagerDeath(t *testing.T) {
-	device := newDevice(t)
+	device := roletest.Device(t)
 	conn := open(t, device, binder.Options{Threads: 1})
 	for range 2 { // the next manager has the same handle
-		manager := start(t, "manager", device)
+		manager := roletest.Start(t, "manager", device)
 		died := make(chan struct{})
 		if _, err := conn.ContextManager().NotifyDeath(func() { close(died) }); err != nil {
 			t.Fatal(err)
 		}
-		manager.kill(t)
+		manager.Kill(t)
 		<-died
 	}
 }
@@ -263,12 +264,12 @@ func TestClosedObject(t *testing.T) {
 }
 
 func TestFreeze(t *testing.T) {
-	device := newDevice(t)
-	start(t, "manager", device)
-	peer := start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	peer := roletest.Start(t, "service", device)
 	conn := open(t, device, binder.Options{})
 	service := get(t, conn, "service")
-	pid := peer.cmd.Process.Pid
+	pid := peer.PID
 	if err := conn.Freeze(pid, time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +285,7 @@ func TestFreeze(t *testing.T) {
 	if err := conn.Unfreeze(pid); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "what has waited arrives", func() bool { return total(t, service) == 1 })
+	roletest.Eventually(t, "what has waited arrives", func() bool { return total(t, service) == 1 })
 
 	p := conn.NewParcel()
 	p.WriteInt64(int64(10 * time.Second))
@@ -298,7 +299,7 @@ func TestFreeze(t *testing.T) {
 	if err := conn.Freeze(pid, 10*time.Millisecond); !errors.Is(err, binder.ErrBusy) {
 		t.Errorf("freeze of a process that is in a transaction: %v", err)
 	}
-	peer.kill(t)
+	peer.Kill(t)
 	<-done
 	if err := conn.Freeze(1<<22+1, 0); err == nil {
 		t.Error("froze a process that is not there")

@@ -1,30 +1,19 @@
 package binder_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/internal/roletest"
 	"corsa.dev/corsa/binderfs/servicemanager"
 )
 
-// The driver does not let a process call a context manager of its own, and most of what matters happens between processes.
-// So the test binary starts itself again in a role, which says "ready" when it is, and ends when its stdin does.
-
-const roleVariable = "CORSA_BINDER_TEST_ROLE"
-
-var roles = map[string]func(device string) (close func() error, err error){
+var roles = roletest.Roles{
 	"manager": func(device string) (func() error, error) {
 		m, err := servicemanager.New(device, servicemanager.Options{Variant: servicemanager.AIDL3})
 		if err != nil {
@@ -33,79 +22,28 @@ var roles = map[string]func(device string) (close func() error, err error){
 		return m.Close, nil
 	},
 	"service": func(device string) (func() error, error) { return startService(device, "service") },
-	"slow":    func(device string) (func() error, error) { return startService(device, "slow") },
 }
 
-func TestMain(m *testing.M) {
-	role, device, ok := strings.Cut(os.Getenv(roleVariable), " ")
-	if !ok {
-		os.Exit(m.Run())
-	}
-	stop, err := roles[role](device)
-	if err == nil {
-		fmt.Println("ready")
-		_, err = io.Copy(io.Discard, os.Stdin)
-		err = errors.Join(err, stop())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, role+":", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { roletest.Main(m, roles) }
 
-// process is a test binary in a role.
-type process struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	ended bool
-}
-
-func start(t *testing.T, role, device string) *process {
+func open(t *testing.T, device string, o binder.Options) *binder.Conn {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"="+role+" "+device)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	stdin, err := cmd.StdinPipe()
+	c, err := binder.Open(device, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: cmd, stdin: stdin}
 	t.Cleanup(func() {
-		if err := p.end(); err != nil {
-			t.Errorf("%s: %v", role, err)
+		if err := errors.Join(c.Close(), c.Err()); err != nil {
+			t.Error(err)
 		}
 	})
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("%s said %q, %v", role, line, err)
-	}
-	return p
+	return c
 }
 
-// end has the process end by itself.
-func (p *process) end() error {
-	if p.ended {
-		return nil
-	}
-	p.ended = true
-	_ = p.stdin.Close()
-	return p.cmd.Wait()
-}
-
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	p.ended = true
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	_ = p.cmd.Wait() // says that it was killed
+// echo answers with what it has got.
+func echo(tx *binder.Transaction, reply *binder.Parcel) error {
+	reply.WriteRaw(tx.Data.Raw(tx.Data.Remaining()))
+	return tx.Data.Err()
 }
 
 // What the service does, by transaction code.
@@ -249,9 +187,9 @@ func writeToEach(r *binder.Reader) error {
 // connect starts a manager and a service and returns a connection and a reference to the service.
 func connect(t *testing.T, o binder.Options) (*binder.Conn, *binder.Ref) {
 	t.Helper()
-	device := newDevice(t)
-	start(t, "manager", device)
-	start(t, "service", device)
+	device := roletest.Device(t)
+	roletest.Start(t, "manager", device)
+	roletest.Start(t, "service", device)
 	conn := open(t, device, o)
 	return conn, get(t, conn, "service")
 }
