@@ -26,7 +26,7 @@ var roles = roletest.Roles{
 
 func TestMain(m *testing.M) { roletest.Main(m, roles) }
 
-func open(t *testing.T, device string, o binder.Options) *binder.Conn {
+func open(t testing.TB, device string, o binder.Options) *binder.Conn {
 	t.Helper()
 	c, err := binder.Open(device, o)
 	if err != nil {
@@ -185,7 +185,7 @@ func writeToEach(r *binder.Reader) error {
 }
 
 // connect starts a manager and a service and returns a connection and a reference to the service.
-func connect(t *testing.T, o binder.Options) (*binder.Conn, *binder.Ref) {
+func connect(t testing.TB, o binder.Options) (*binder.Conn, *binder.Ref) {
 	t.Helper()
 	device := roletest.Device(t)
 	roletest.Start(t, "manager", device)
@@ -194,7 +194,7 @@ func connect(t *testing.T, o binder.Options) (*binder.Conn, *binder.Ref) {
 	return conn, get(t, conn, "service")
 }
 
-func get(t *testing.T, conn *binder.Conn, name string) *binder.Ref {
+func get(t testing.TB, conn *binder.Conn, name string) *binder.Ref {
 	t.Helper()
 	ref, err := servicemanager.NewClient(conn, servicemanager.AIDL3).Get(context.Background(), name)
 	if err != nil {

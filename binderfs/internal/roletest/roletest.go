@@ -52,7 +52,7 @@ type Process struct {
 }
 
 // Start starts the test binary in a role and waits until it is ready. The test fails if it does not end well.
-func Start(t *testing.T, role, device string) *Process {
+func Start(t testing.TB, role, device string) *Process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), variable+"="+role+" "+device)
@@ -91,7 +91,7 @@ func (p *Process) End() error {
 }
 
 // Kill ends the process without a warning.
-func (p *Process) Kill(t *testing.T) {
+func (p *Process) Kill(t testing.TB) {
 	t.Helper()
 	p.ended = true
 	if err := p.cmd.Process.Kill(); err != nil {
@@ -101,7 +101,7 @@ func (p *Process) Kill(t *testing.T) {
 }
 
 // Device returns the path of a new Binder device in a mount of its own. It skips the test where there is no binderfs.
-func Device(t *testing.T) string {
+func Device(t testing.TB) string {
 	t.Helper()
 	if s := binderfs.Probe(); s.Offer != binderfs.OfferFilesystem {
 		t.Skipf("binder: %s", s.Detail)
@@ -126,7 +126,7 @@ func Device(t *testing.T) string {
 }
 
 // Eventually waits a long time for what should come soon.
-func Eventually(t *testing.T, what string, ok func() bool) {
+func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
