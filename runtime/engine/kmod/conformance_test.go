@@ -7,13 +7,18 @@ import (
 	"corsa.dev/corsa/runtime/engine/enginetest"
 )
 
+// TestConformance needs corsa.ko in the kernel: integration/vm runs it in a VM. With -short it repeats less often, for
+// an emulated machine.
 func TestConformance(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Skip(err)
 	}
-	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, enginetest.Options{
-		Refuses: map[string]string{
-			"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping", "socketpair-dgram": "socket pair",
-		},
-	})
+	o := enginetest.Options{Refuses: map[string]string{
+		"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping",
+		"socketpair-dgram": "socket pair",
+	}}
+	if testing.Short() {
+		o.ParkCycles, o.Deaths = 200, 8
+	}
+	enginetest.Run(t, func(*testing.T) engine.Engine { return New() }, o)
 }
