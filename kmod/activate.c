@@ -183,7 +183,7 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	session->held = held && to;
 	if (to)
 		session->last = to;
-	WRITE_ONCE(session->fence, true);
+	atomic_inc(&session->fence);
 	await_locked(session, lazy);
 	spin_unlock(&session->lock);
 	if (lazy)
@@ -191,7 +191,7 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	else
 		corsa_threads_kick(session);
 	corsa_sync_cpus(session);
-	WRITE_ONCE(session->fence, false);
+	atomic_dec(&session->fence);
 	preempt_enable();
 	wake_up_all(&session->parked);
 	if (left && to) {
@@ -199,6 +199,16 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 		if (!kthread_queue_work(sweeper, &session->sweep))
 			corsa_session_put(session);
 	}
+}
+
+void corsa_activate_redirected(struct corsa_session *session)
+{
+	corsa_threads_kick(session);
+	/* All CPUs: it is rare, and the mask of this session is control's. */
+	smp_call_function(nothing, NULL, true);
+	atomic_dec(&session->fence);
+	preempt_enable();
+	wake_up_all(&session->parked);
 }
 
 void corsa_activate_sweep(struct kthread_work *work)

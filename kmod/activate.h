@@ -12,6 +12,11 @@ struct corsa_session;
 
 int corsa_activate_init(void);
 void corsa_activate_exit(void);
+/*
+ * A thread of the process has changed session->active by itself. It has turned
+ * preemption off and raised session->fence before; both are undone.
+ */
+void corsa_activate_redirected(struct corsa_session *session);
 /* Calls threads that LAZY has let sleep. */
 void corsa_activate_sweep(struct kthread_work *work);
 

@@ -162,27 +162,24 @@ static bool touches_state(unsigned int number)
 	       number == _IOC_NR(CORSA_IOC_GETFD);
 }
 
-static const u16 argument_size[] = {
-#define SIZE(request) [_IOC_NR(request)] = _IOC_SIZE(request)
-	SIZE(CORSA_IOC_VERSION), SIZE(CORSA_IOC_ATTACH),
-	SIZE(CORSA_IOC_CHECKPOINT), SIZE(CORSA_IOC_BRANCH),
-	SIZE(CORSA_IOC_RESTORE), SIZE(CORSA_IOC_ACTIVATE),
-	SIZE(CORSA_IOC_DISCARD), SIZE(CORSA_IOC_LIST), SIZE(CORSA_IOC_FDS),
-	SIZE(CORSA_IOC_GETFD), SIZE(CORSA_IOC_CRASH), SIZE(CORSA_IOC_STATS),
-	SIZE(CORSA_IOC_SAMPLES), SIZE(CORSA_IOC_MEMORY), SIZE(CORSA_IOC_DETACH),
-#undef SIZE
+static const unsigned int requests[] = {
+	CORSA_IOC_VERSION, CORSA_IOC_ATTACH, CORSA_IOC_CHECKPOINT,
+	CORSA_IOC_BRANCH, CORSA_IOC_RESTORE, CORSA_IOC_ACTIVATE,
+	CORSA_IOC_DISCARD, CORSA_IOC_LIST, CORSA_IOC_FDS, CORSA_IOC_GETFD,
+	CORSA_IOC_CRASH, CORSA_IOC_STATS, CORSA_IOC_SAMPLES, CORSA_IOC_MEMORY,
+	CORSA_IOC_DETACH,
 };
 
 /* Requests are told apart by number: sizes differ between versions. */
 static size_t known_size(unsigned int request)
 {
-	unsigned int number = _IOC_NR(request);
+	unsigned int others = ~_IOC(0, 0, 0, _IOC_SIZEMASK);
+	size_t i;
 
-	if (_IOC_TYPE(request) != CORSA_IOC_MAGIC ||
-	    _IOC_DIR(request) != (_IOC_READ | _IOC_WRITE) ||
-	    number >= ARRAY_SIZE(argument_size))
-		return 0;
-	return argument_size[number];
+	for (i = 0; i < ARRAY_SIZE(requests); i++)
+		if ((requests[i] & others) == (request & others))
+			return _IOC_SIZE(requests[i]);
+	return 0;
 }
 
 static long session_run(struct corsa_session *session, unsigned int number,
@@ -345,16 +342,18 @@ static long device_ioctl(struct file *file, unsigned int request,
 {
 	void __user *user = (void __user *)address;
 	size_t known = known_size(request);
+	unsigned int number = _IOC_NR(request);
 	union argument arg;
 	long ret, stored;
 
-	if (request != CORSA_IOC_VERSION && request != CORSA_IOC_ATTACH)
+	if (!known || number >= _IOC_NR(CORSA_IOC_CHECKPOINT))
 		return -ENOTTY;
 	ret = fetch(&arg, known, user);
 	if (ret)
 		return ret;
-	ret = request == CORSA_IOC_VERSION ? version_request(&arg.version) :
-					     attach_request(&arg.attach);
+	ret = number == _IOC_NR(CORSA_IOC_VERSION) ?
+		      version_request(&arg.version) :
+		      attach_request(&arg.attach);
 	stored = store(&arg, known, user);
 	/* A session that the caller cannot write down is still in its table. */
 	return ret ? ret : stored;

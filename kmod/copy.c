@@ -23,23 +23,54 @@ struct durations {
 	u64 dup_end;
 };
 
+/* With a reference; NULL at the end. */
+static struct corsa_thread *thread_from(struct corsa_record *record,
+					unsigned long *index, u32 *fpu_size)
+{
+	struct corsa_session *session = record->session;
+	struct corsa_thread *thread = NULL;
+	struct corsa_state *state;
+
+	spin_lock(&session->lock);
+	state = xa_find(&record->states, index, ULONG_MAX, XA_PRESENT);
+	if (state) {
+		thread = corsa_thread_get(state->thread);
+		*fpu_size = state->fpu_size;
+	}
+	spin_unlock(&session->lock);
+	return thread;
+}
+
+/*
+ * The threads stand still, but they can be killed, and then their states go.
+ * So each is looked up anew when there is memory for its copy.
+ */
 static int copy_states(struct corsa_record *to, struct corsa_record *from)
 {
+	struct corsa_session *session = from->session;
 	struct corsa_state *state, *copy;
-	unsigned long index;
-	int ret;
+	struct corsa_thread *thread;
+	unsigned long index = 0;
+	u32 fpu_size;
+	int ret = 0;
 
-	xa_for_each(&from->states, index, state) {
-		copy = corsa_state_copy(state);
+	for (; !ret && (thread = thread_from(from, &index, &fpu_size)); index++) {
+		copy = corsa_state_alloc_sized(thread, fpu_size,
+					       GFP_KERNEL_ACCOUNT);
+		corsa_thread_put(thread);
 		if (!copy)
 			return -ENOMEM;
-		ret = xa_insert(&to->states, index, copy, GFP_KERNEL_ACCOUNT);
-		if (ret) {
+		spin_lock(&session->lock);
+		state = xa_load(&from->states, index);
+		if (state)
+			corsa_state_assign(copy, state);
+		spin_unlock(&session->lock);
+		ret = state ? xa_insert(&to->states, index, copy,
+					GFP_KERNEL_ACCOUNT) : -ESRCH;
+		if (ret)
 			corsa_state_free(copy);
-			return ret;
-		}
 	}
-	return 0;
+	return ret;
 }
 
 static void copy_actions(struct corsa_record *to, struct corsa_record *from)
@@ -56,6 +87,7 @@ static void copy_actions(struct corsa_record *to, struct corsa_record *from)
 		sighand = corsa_call(__lock_task_sighand)(session->leader,
 							  &flags);
 		if (sighand) {
+			__acquire(&sighand->siglock); /* sparse cannot know */
 			memcpy(to->actions, sighand->action,
 			       sizeof(to->actions));
 			unlock_task_sighand(session->leader, &flags);

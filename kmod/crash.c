@@ -12,6 +12,7 @@
 #include <linux/sched/signal.h>
 #include <linux/signal.h>
 
+#include "activate.h"
 #include "compat.h"
 #include "crash.h"
 #include "record.h"
@@ -82,6 +83,7 @@ static bool crash(struct corsa_thread *thread,
 		.addr = cause->address,
 	};
 
+	preempt_disable();
 	spin_lock(&session->lock);
 	record = thread->cur;
 	if (thread->gone || session->over || session->parting ||
@@ -90,6 +92,7 @@ static bool crash(struct corsa_thread *thread,
 		bool handled = !thread->gone && record->crashed;
 
 		spin_unlock(&session->lock);
+		preempt_enable();
 		return handled;
 	}
 	record->crashed = true;
@@ -109,9 +112,9 @@ static bool crash(struct corsa_thread *thread,
 		}
 	}
 	event.id = record->id;
+	atomic_inc(&session->fence);
 	spin_unlock(&session->lock);
-	corsa_threads_kick(session);
-	wake_up_all(&session->parked);
+	corsa_activate_redirected(session);
 	corsa_events_add(&session->events, event);
 	return true;
 }
@@ -119,7 +122,8 @@ static bool crash(struct corsa_thread *thread,
 /* Is it still there, and nobody handles it? Then it is no longer. */
 static bool take_signal(int signo)
 {
-	struct sighand_struct *sighand = current->sighand;
+	struct sighand_struct *sighand =
+		rcu_dereference_protected(current->sighand, true);
 	kernel_siginfo_t info;
 	sigset_t others;
 	bool taken = false;
@@ -165,11 +169,12 @@ long corsa_crash_set(struct corsa_session *session,
 {
 	struct corsa_record *standby = NULL;
 	long ret = 0;
+	bool wants_standby = args->policy == CORSA_CRASH_STANDBY;
 
 	if (args->policy > CORSA_CRASH_MAX || args->reserved ||
-	    (args->policy == CORSA_CRASH_STANDBY) == (args->standby == CORSA_NONE))
+	    wants_standby == (args->standby == CORSA_NONE))
 		return -EINVAL;
-	if (args->policy == CORSA_CRASH_STANDBY) {
+	if (wants_standby) {
 		standby = corsa_record_find(session, args->standby);
 		if (IS_ERR(standby))
 			return PTR_ERR(standby);

@@ -55,7 +55,7 @@ void corsa_duplicate_born(struct task_struct *parent, struct task_struct *task)
 	request->copy = task->mm;
 #ifdef CONFIG_MEMCG
 	/* Else the child's exit would search all processes for a new owner. */
-	WRITE_ONCE(task->mm->owner, request->owner);
+	rcu_assign_pointer(task->mm->owner, request->owner);
 #endif
 }
 

@@ -10,7 +10,7 @@
 
 /* A ring; one more slot than is promised, for LOST. */
 struct corsa_events {
-	spinlock_t lock;
+	spinlock_t lock; /* for all but readers and ended */
 	wait_queue_head_t readers;
 	bool ended;
 	u32 head;

@@ -49,7 +49,10 @@ static int epoll_new(int fd, unsigned int flags)
 
 static int epoll_change(const struct corsa_fd_op *op, int how)
 {
-	struct epoll_event event = { .events = op->events, .data = op->data };
+	struct epoll_event event = {
+		.events = (__force __poll_t)op->events,
+		.data = op->data,
+	};
 
 	return corsa_call(do_epoll_ctl)(op->src, how, op->fd, &event, false);
 }

@@ -45,7 +45,7 @@ static bool holds_pi_futex(struct task_struct *task)
 /* As in ipc/sem.c, which keeps it to itself. */
 struct sem_undo_list {
 	refcount_t refcnt;
-	spinlock_t lock;
+	spinlock_t lock; /* for list_proc */
 	struct list_head list_proc;
 };
 
@@ -60,6 +60,8 @@ static bool has_sem_undo(struct task_struct *task)
 static void refuse_task(struct corsa_record *record, struct task_struct *task,
 			struct corsa_refusals *refusals)
 {
+	if (READ_ONCE(task->flags) & PF_EXITING)
+		return;
 	if (task->io_uring)
 		refuse_thread(refusals, CORSA_REFUSE_IO_URING, task);
 	if (holds_pi_futex(task))

@@ -52,7 +52,7 @@ struct corsa_session {
 	struct corsa_record *last;	/* was active last */
 	struct corsa_record *actions_of; /* whose signal actions are in force */
 	bool held;			/* active, but its threads stay parked */
-	bool fence;			/* see activate.c */
+	atomic_t fence;			/* see activate.c; not under lock */
 	bool over;			/* process ended or executed */
 	bool parting;			/* detaching */
 	bool foreign;			/* somebody shares the memory; refuse.c */

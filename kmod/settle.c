@@ -103,6 +103,22 @@ static bool park(struct corsa_thread *thread)
 				 (TASK_KILLABLE | TASK_FREEZABLE));
 }
 
+/*
+ * The session that pinned mm->owner goes away, and the kernel looks for a new
+ * owner only when the owner leaves the mm it is in, which may be another.
+ */
+static void part_locked(struct corsa_thread *thread)
+{
+#ifdef CONFIG_MEMCG
+	struct mm_struct *mm = current->mm;
+
+	if (rcu_access_pointer(mm->owner) == thread->session->leader &&
+	    thread->session->leader->flags & PF_EXITING)
+		rcu_assign_pointer(mm->owner, current);
+#endif
+	corsa_thread_forget_locked(thread);
+}
+
 enum corsa_verdict corsa_settle(struct corsa_thread *thread)
 {
 	struct corsa_session *session = thread->session;
@@ -120,7 +136,7 @@ enum corsa_verdict corsa_settle(struct corsa_thread *thread)
 			thread->lends_mm = false;
 			settled_locked(thread);
 			if (session->parting)
-				corsa_thread_forget_locked(thread);
+				part_locked(thread);
 			goto run;
 		case CORSA_BECOME:
 			become_locked(thread, session->active);
@@ -154,8 +170,10 @@ enum corsa_verdict corsa_settle(struct corsa_thread *thread)
 run:
 	spin_unlock(&session->lock);
 	/* Control is making sure that nobody runs the former instance. */
-	while (READ_ONCE(session->fence))
+	while (atomic_read(&session->fence)) {
 		cpu_relax();
+		cond_resched();
+	}
 	return CORSA_RUN;
 }
 

@@ -27,35 +27,39 @@
 #include "symbols.h"
 #include "thread.h"
 
-struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp)
+struct corsa_state *corsa_state_alloc_sized(struct corsa_thread *thread,
+					    u32 fpu_size, gfp_t gfp)
 {
-	u32 size = thread->task->thread.fpu.fpstate->size;
 	struct corsa_state *state;
 
-	state = kzalloc(struct_size(state, fpu, size), gfp);
+	state = kzalloc(struct_size(state, fpu, fpu_size), gfp);
 	if (!state)
 		return NULL;
 	state->thread = corsa_thread_get(thread);
-	state->fpu_size = size;
+	state->fpu_size = fpu_size;
 	return state;
 }
 
-struct corsa_state *corsa_state_copy(const struct corsa_state *state)
+struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp)
 {
-	struct corsa_state *copy;
+	return corsa_state_alloc_sized(
+		thread, thread->task->thread.fpu.fpstate->size, gfp);
+}
 
-	copy = kmemdup(state, struct_size(state, fpu, state->fpu_size),
-		       GFP_KERNEL_ACCOUNT);
-	if (copy)
-		corsa_thread_get(copy->thread);
-	return copy;
+void corsa_state_assign(struct corsa_state *to, const struct corsa_state *from)
+{
+	size_t begin = offsetof(struct corsa_state, regs);
+
+	memcpy((void *)to + begin, (const void *)from + begin,
+	       struct_size(from, fpu, from->fpu_size) - begin);
 }
 
 void corsa_state_free(struct corsa_state *state)
 {
-	if (state)
-		corsa_thread_put(state->thread);
-	kfree(state);
+	if (!state)
+		return;
+	corsa_thread_put(state->thread);
+	kfree_rcu(state, rcu);
 }
 
 static unsigned long read_fsbase(void)
@@ -284,7 +288,10 @@ static void swap_files(struct corsa_record *to)
  */
 static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 {
-	struct k_sigaction *actions = current->sighand->action;
+	/* A thread's own sighand stays as long as the thread. */
+	struct sighand_struct *sighand =
+		rcu_dereference_protected(current->sighand, true);
+	struct k_sigaction *actions = sighand->action;
 
 	if (READ_ONCE(session->actions_of) == to)
 		return;
@@ -294,13 +301,13 @@ static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 			corsa_limits_save(session->leader,
 					  session->actions_of->limits);
 		corsa_limits_load(session->leader, to->limits);
-		spin_lock_irq(&current->sighand->siglock);
+		spin_lock_irq(&sighand->siglock);
 		if (session->actions_of)
 			memcpy(session->actions_of->actions, actions,
 			       sizeof(to->actions));
 		memcpy(actions, to->actions, sizeof(to->actions));
 		WRITE_ONCE(session->actions_of, to);
-		spin_unlock_irq(&current->sighand->siglock);
+		spin_unlock_irq(&sighand->siglock);
 	}
 	spin_unlock(&session->lock);
 }

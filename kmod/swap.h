@@ -13,6 +13,7 @@ struct corsa_thread;
 
 /* What of a thread belongs to a record. */
 struct corsa_state {
+	struct rcu_head rcu;
 	struct corsa_thread *thread; /* pinned */
 	struct pt_regs regs;
 	unsigned long fsbase;
@@ -48,7 +49,12 @@ struct corsa_swap_times {
 };
 
 struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp);
-struct corsa_state *corsa_state_copy(const struct corsa_state *state);
+/* fpu_size: of the state that will be copied into it. */
+struct corsa_state *corsa_state_alloc_sized(struct corsa_thread *thread,
+					    u32 fpu_size, gfp_t gfp);
+/* Both have the same thread and fpu_size. */
+void corsa_state_assign(struct corsa_state *to, const struct corsa_state *from);
+/* Readers under RCU may still look at it. */
 void corsa_state_free(struct corsa_state *state);
 
 /*

@@ -73,7 +73,7 @@ struct corsa_thread *corsa_thread_of(struct task_struct *task);
  */
 void corsa_thread_kick(struct corsa_thread *thread);
 /*
- * The same, but a thread that sleeps sleeps on. Whatever wakes it then, it
+ * The same, but a thread that is asleep is not woken. Whatever wakes it then, it
  * finds a signal pending, leaves the system call and runs our code. Not for a
  * thread that could be in user mode on another CPU.
  */

@@ -251,10 +251,10 @@ struct corsa_restore {
  *   in a system call has been called, but may still be on its way out of that
  *   call, in the former instance and with the former's descriptors. It cannot
  *   return to user mode there. Some are not even called before there is idle
- *   time: those that had nothing to do when `id` was active last.
- *   But if both instances share the object (the
- *   same socket, pipe, epoll), such a thread can take from it what was meant
- *   for the new one. So use LAZY where what an instance waits for is its own.
+ *   time: those that had nothing to do when `id` was active last. But if both
+ *   instances share the object (the same socket, pipe, epoll), such a thread
+ *   can take from it what was meant for the new one. So use LAZY where what an
+ *   instance waits for is its own.
  * HOLD: threads become `id` but stay parked, so that /proc/PID (maps, fd, mem)
  *   shows that record. ACTIVATE without HOLD lets them run. Not with NONE.
  * BOUNDARY: with NONE or another id: only at a transaction boundary of the
