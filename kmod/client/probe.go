@@ -43,7 +43,9 @@ func probe(w Wire, loaded func() bool) Probed {
 		return Probed{Yes, "version " + v.String(), v}
 	case errors.Is(err, ErrNoModule) && loaded():
 		return Probed{Result: Unknown, Detail: fmt.Sprintf("corsa.ko is loaded, but there is no %s here", path)}
-	case errors.Is(err, ErrNoModule), errors.Is(err, ErrVersion):
+	case errors.Is(err, ErrNoModule):
+		return Probed{Result: No, Detail: fmt.Sprintf("corsa.ko is not loaded: there is no %s", path)}
+	case errors.Is(err, ErrVersion):
 		return Probed{Result: No, Detail: err.Error()}
 	}
 	return Probed{Result: Unknown, Detail: err.Error()}

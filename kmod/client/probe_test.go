@@ -41,7 +41,7 @@ func TestProbe(t *testing.T) {
 	}{
 		{refusingWire{major: uapi.ABIMajor}, true, Yes, "version 1."},
 		{refusingWire{major: uapi.ABIMajor + 1}, true, No, "different versions"},
-		{refusingWire{errno: unix.ENOENT}, false, No, "insmod"},
+		{refusingWire{errno: unix.ENOENT}, false, No, "not loaded"},
 		{refusingWire{errno: unix.ENOENT}, true, Unknown, "no /dev/corsa here"},
 		{refusingWire{errno: unix.EPERM}, true, Unknown, "not permitted"},
 	} {
