@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
@@ -48,6 +49,26 @@ func TestProbe(t *testing.T) {
 		got := probe(c.wire, func() bool { return c.loaded })
 		if got.Result != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%+v: %+v", c.wire, got)
+		}
+	}
+}
+
+// TestLog asserts that the wire log shows what was asked and what came back, errors too.
+func TestLog(t *testing.T) {
+	var log bytes.Buffer
+	d, err := OpenWith(logged{refusingWire{major: uapi.ABIMajor}, &log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := OpenWith(logged{refusingWire{errno: unix.EACCES}, &log}); err == nil {
+		t.Error("opened")
+	}
+	for _, want := range []string{"open = ", "version {Size:24 Reserved:0 Major:0", "Major:1", "EACCES"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%q is not in\n%s", want, log.String())
 		}
 	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 	"unsafe"
@@ -53,15 +54,18 @@ func wire() Wire {
 	if os.Getenv("CORSADEBUG") == "" {
 		return kernel{}
 	}
-	return logged{kernel{}}
+	return logged{kernel{}, os.Stderr}
 }
 
 // logged writes down what goes over a wire.
-type logged struct{ Wire }
+type logged struct {
+	Wire
+	to io.Writer
+}
 
 func (l logged) Open() (int, unix.Errno) {
 	fd, errno := l.Wire.Open()
-	fmt.Fprintf(os.Stderr, "corsa.ko: open = %d %s\n", fd, unix.ErrnoName(errno))
+	fmt.Fprintf(l.to, "corsa.ko: open = %d %s\n", fd, unix.ErrnoName(errno))
 	return fd, errno
 }
 
@@ -69,7 +73,7 @@ func (l logged) Ioctl(fd int, req Request, arg unsafe.Pointer) (int, unix.Errno)
 	before := dump(req, arg)
 	start := time.Now()
 	ret, errno := l.Wire.Ioctl(fd, req, arg)
-	fmt.Fprintf(os.Stderr, "corsa.ko: %d: %s %s = %d %s %s %v\n", fd, req, before, ret, unix.ErrnoName(errno), dump(req, arg), time.Since(start))
+	fmt.Fprintf(l.to, "corsa.ko: %d: %s %s = %d %s %s %v\n", fd, req, before, ret, unix.ErrnoName(errno), dump(req, arg), time.Since(start))
 	return ret, errno
 }
 
