@@ -1,7 +1,9 @@
 package binder_test
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"corsa.dev/corsa/binderfs/binder"
 	"corsa.dev/corsa/binderfs/internal/roletest"
@@ -49,9 +51,14 @@ func BenchmarkTransact(b *testing.B) {
 	var reply binder.Reply
 	defer reply.Release()
 	b.ReportAllocs()
+	var took []time.Duration
 	for b.Loop() {
+		begin := time.Now()
 		if err := service.Transact(background, codeEcho, p, &reply); err != nil {
 			b.Fatal(err)
 		}
+		took = append(took, time.Since(begin))
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "p50-ns")
 }
