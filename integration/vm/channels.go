@@ -12,6 +12,7 @@ type channels struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	errs    []error
+	writing sync.Mutex
 }
 
 // open makes a pipe, gives its end for writing away and reads from the other.
@@ -38,6 +39,19 @@ func (c *channels) wait() error {
 	return errors.Join(c.errs...)
 }
 
-func copyTo(w io.Writer) func(io.Reader) error {
-	return func(r io.Reader) error { _, err := io.Copy(w, r); return err }
+// copyTo writes what arrives to w. Several channels may have the same writer.
+func (c *channels) copyTo(w io.Writer) func(io.Reader) error {
+	return func(r io.Reader) error { _, err := io.Copy(turns{&c.writing, w}, r); return err }
+}
+
+// turns lets one write at a time pass.
+type turns struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (t turns) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.w.Write(p)
 }

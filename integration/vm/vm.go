@@ -49,7 +49,7 @@ type Options struct {
 	Command     []string      // looked up in the guest's PATH
 	Timeout     time.Duration // for the whole run; 0 means 10 minutes. A kernel for debugging gets ten times as much
 	Stdout      io.Writer     // nil: discarded
-	Stderr      io.Writer     // nil: discarded
+	Stderr      io.Writer     // nil: discarded; may be the same as Stdout
 	Console     io.Writer     // a copy of what the kernel says while it runs; may be nil
 	Output      string        // an existing directory that receives what the command leaves in /out; "": discarded
 
@@ -109,11 +109,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	var c channels
 	port := func(name string) func(*os.File) { return func(f *os.File) { m.channel(name, f) } }
 	err = errors.Join(
-		c.open(m.console, copyTo(io.MultiWriter(&console, o.Console))),
-		c.open(port("stdout"), copyTo(o.Stdout)),
-		c.open(port("stderr"), copyTo(o.Stderr)),
-		c.open(port("dmesg"), copyTo(&dmesg)),
-		c.open(port("status"), copyTo(&status)),
+		c.open(m.console, c.copyTo(io.MultiWriter(&console, o.Console))),
+		c.open(port("stdout"), c.copyTo(o.Stdout)),
+		c.open(port("stderr"), c.copyTo(o.Stderr)),
+		c.open(port("dmesg"), c.copyTo(&dmesg)),
+		c.open(port("status"), c.copyTo(&status)),
 		c.open(port("files"), func(r io.Reader) error { return unpack(r, o.Output) }),
 	)
 	if err != nil {
