@@ -65,11 +65,13 @@ static bool lives_elsewhere(struct corsa_thread *thread)
 	return ret;
 }
 
-static void __noreturn exit_thread_entry(const struct pt_regs *unused)
+/*
+ * Ends the thread in the record that it is in. Not inlined: what has variables
+ * on the stack that KASAN watches has to return before the stack is given up.
+ */
+static noinline bool hold(struct corsa_thread *thread, int code)
 {
-	struct corsa_thread *thread = current_thread();
-	int code = task_pt_regs(current)->di;
-	struct corsa_session *session;
+	struct corsa_session *session = thread->session;
 	struct corsa_state *state;
 	struct corsa_event event = {
 		.type = CORSA_EVENT_THREAD_EXIT,
@@ -78,11 +80,8 @@ static void __noreturn exit_thread_entry(const struct pt_regs *unused)
 		.code = code,
 	};
 
-	if (!thread || !lives_elsewhere(thread)) {
-		corsa_call(do_exit)((code & 0xff) << 8);
-		BUG();
-	}
-	session = thread->session;
+	if (!lives_elsewhere(thread))
+		return false;
 	corsa_call(exec_mm_release)(current, current->mm);
 	current->robust_list = NULL;
 	spin_lock(&session->lock);
@@ -92,7 +91,18 @@ static void __noreturn exit_thread_entry(const struct pt_regs *unused)
 	spin_unlock(&session->lock);
 	corsa_state_free(state);
 	corsa_events_add(&session->events, event);
-	leave_kernel(thread);
+	return true;
+}
+
+static void __noreturn exit_thread_entry(const struct pt_regs *unused)
+{
+	struct corsa_thread *thread = current_thread();
+	int code = task_pt_regs(current)->di;
+
+	if (thread && hold(thread, code))
+		leave_kernel(thread);
+	corsa_call(do_exit)((code & 0xff) << 8);
+	BUG();
 }
 
 static void __noreturn exit_group_entry(const struct pt_regs *unused)

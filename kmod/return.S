@@ -22,8 +22,10 @@ SYM_CODE_START(corsa_return_to_user)
 	pushq	%rax
 	pushq	%rsi
 	RET
-.Lexit_work_done:
+	/* A return address is looked up by the instruction before it. */
 	UNWIND_HINT_REGS
+	nop
+.Lexit_work_done:
 	ANNOTATE_NOENDBR
 	pushq	%rbx
 	RET
