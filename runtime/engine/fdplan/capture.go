@@ -328,7 +328,7 @@ func (c *Capturer) timer(p FD, info []byte) error {
 	}
 	due := ticks > 0 // it has fired and was not read: it fires again at once
 	if !due && p.Value == [2]int64{} {
-		if due, err = c.isDue(p.FD); err != nil {
+		if due, err = c.isDue(p.FD, p.Interval != [2]int64{}); err != nil {
 			return err
 		}
 	}

@@ -59,11 +59,15 @@ func takeCount(fd int) (uint64, error) {
 	return binary.NativeEndian.Uint64(b[:]), nil
 }
 
-// leastLook is how long a timer is watched whose time may have come, on a kernel with timers of high resolution.
-const leastLook = 100 * time.Microsecond
+// How long a timer is watched whose time may have come, on a kernel with timers of high resolution. One with an interval
+// is hardly ever idle, so it is worth the wait: the interrupt may be late on a virtual machine that has to wait itself.
+const (
+	leastLook    = 200 * time.Microsecond
+	periodicLook = 50 * time.Millisecond
+)
 
 // isDue tells a timer whose time has come, but not its interrupt, from one that is not armed: both have no time left.
-func (c *Capturer) isDue(fd int) (bool, error) {
+func (c *Capturer) isDue(fd int, periodic bool) (bool, error) {
 	dup, err := unix.PidfdGetfd(c.PIDFD, fd, 0)
 	if err != nil {
 		return false, gone(c.PID, err)
@@ -74,7 +78,11 @@ func (c *Capturer) isDue(fd int) (bool, error) {
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC, &tick); err != nil {
 		return false, err
 	}
-	limit := unix.NsecToTimespec(max(leastLook.Nanoseconds(), 2*tick.Nano()))
+	look := max(leastLook, 2*time.Duration(tick.Nano()))
+	if periodic {
+		look = max(look, periodicLook)
+	}
+	limit := unix.NsecToTimespec(look.Nanoseconds())
 	for {
 		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(dup), Events: unix.POLLIN}}, &limit, nil)
 		if !errors.Is(err, unix.EINTR) {

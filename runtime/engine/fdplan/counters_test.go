@@ -62,14 +62,21 @@ func TestIsDue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if due, err := c.isDue(fd); err != nil || due {
+	if due, err := c.isDue(fd, false); err != nil || due {
 		t.Errorf("an idle timer is due: %v, %v", due, err)
+	}
+	// One whose interrupt is late: it fires while it is looked at.
+	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Value: unix.Timespec{Nsec: 1e6}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if due, err := c.isDue(fd, true); err != nil || !due {
+		t.Errorf("a timer that fires a moment later is not due: %v, %v", due, err)
 	}
 	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Value: unix.Timespec{Nsec: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Millisecond)
-	if due, err := c.isDue(fd); err != nil || !due {
+	if due, err := c.isDue(fd, false); err != nil || !due {
 		t.Errorf("a timer that has fired is not due: %v, %v", due, err)
 	}
 }
