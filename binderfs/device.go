@@ -60,12 +60,12 @@ func (f *FS) add(name string) (Device, error) {
 	var a allocation
 	copy(a.name[:maxName], name)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ctlAdd, uintptr(unsafe.Pointer(&a)))
-	switch {
-	case errno == 0:
+	switch errno {
+	case 0:
 		return Device{Name: name, Path: filepath.Join(f.path, name), Major: a.major, Minor: a.minor}, nil
-	case errno == unix.ENOSPC || errno == unix.EMFILE:
+	case unix.ENOSPC, unix.EMFILE:
 		return Device{}, ErrFull
-	case errno == unix.EEXIST:
+	case unix.EEXIST:
 		return Device{}, ErrExists
 	}
 	return Device{}, errno

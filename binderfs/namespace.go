@@ -166,7 +166,7 @@ func forkChild(w *childWork) (int, unix.Errno) {
 	}
 	child(w)
 	for {
-		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
 }
 
@@ -209,11 +209,11 @@ func child(w *childWork) {
 				if errno == 0 {
 					o.fd = int32(fd)
 				} else {
-					unix.RawSyscall(unix.SYS_UMOUNT2, w.path, unix.MNT_DETACH, 0)
+					_, _, _ = unix.RawSyscall(unix.SYS_UMOUNT2, w.path, unix.MNT_DETACH, 0)
 				}
 			}
 		}
 	}
 	o.errno = int32(errno)
-	unix.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&o)), unsafe.Sizeof(o))
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&o)), unsafe.Sizeof(o))
 }

@@ -129,7 +129,11 @@ func (r *Ref) call(ctx context.Context, code uint32, request *Parcel, reply *Rep
 		d.flags = flagOneWay
 	} else {
 		d.flags = flagAcceptFDs
-		if reply.buffer != 0 {
+		switch {
+		case reply.buffer == 0:
+		case reply.conn != c:
+			reply.Release()
+		default:
 			reply.drop()
 			t.out = appendPointer(t.out, bcFreeBuffer, reply.buffer)
 			reply.buffer = 0
@@ -167,6 +171,9 @@ func (t *thread) wait(ctx context.Context, call *outgoing) error {
 				err = ErrClosed
 			case call.cancelled != nil && call.cancelled.Load():
 				err = ctx.Err()
+			}
+			if err != nil {
+				t.conn.note(t.flush()) // what the driver waits for from this thread, besides the call
 			}
 		}
 		if err != nil {

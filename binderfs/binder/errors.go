@@ -37,8 +37,12 @@ type CallError struct {
 }
 
 func (e *CallError) Error() string {
-	s := fmt.Sprintf("binder object %d, %s: %v", e.Handle, codeName(e.Code), e.Err)
-	if e.Errno != 0 {
+	object := fmt.Sprintf("object %d", e.Handle)
+	if e.Handle == 0 {
+		object = "context manager"
+	}
+	s := fmt.Sprintf("binder %s, %s: %v", object, codeName(e.Code), e.Err)
+	if e.Errno != 0 && !errors.Is(e.Err, ErrDead) { // what the driver says of the dead is no help
 		s += ": " + e.Errno.Error()
 	}
 	return s

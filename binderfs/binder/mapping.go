@@ -11,10 +11,9 @@ import (
 // mapping is the memory into which the driver copies what a Conn receives. It stays until the Conn is closed and the last
 // Reply that lies in it is released.
 type mapping struct {
-	mem    []byte
-	base   uint64
-	users  atomic.Int64 // the Conn and each Reply that holds a buffer
-	closed atomic.Bool
+	mem   []byte
+	base  uint64
+	users atomic.Int64 // the Conn and each Reply that holds a buffer
 }
 
 func newMapping(fd, size int) (*mapping, error) {

@@ -300,7 +300,9 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("freeze of a process that is in a transaction: %v", err)
 	}
 	peer.Kill(t)
-	<-done
+	if err := <-done; !errors.Is(err, binder.ErrDead) {
+		t.Errorf("the call under way: %v", err)
+	}
 	if err := conn.Freeze(1<<22+1, 0); err == nil {
 		t.Error("froze a process that is not there")
 	}

@@ -47,7 +47,8 @@ func main() {
 
 func command() *cobra.Command {
 	var f flags
-	root := &cobra.Command{Use: "corsa-servicemanager", Short: "Service manager of a Binder device", SilenceErrors: true, SilenceUsage: true}
+	root := &cobra.Command{Use: "corsa-servicemanager", Short: "Service manager of a Binder device", Args: noCommand, SilenceErrors: true, SilenceUsage: true}
+	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	p := root.PersistentFlags()
@@ -72,6 +73,13 @@ func command() *cobra.Command {
 	wait.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this time")
 	root.AddCommand(serve, list, wait)
 	return root
+}
+
+func noCommand(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q: see corsa-servicemanager --help", args[0])}
+	}
+	return nil
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
