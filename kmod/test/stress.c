@@ -260,7 +260,9 @@ static void leak(int switches, int checkpoints, long allowed_kb)
 	after = used_kb();
 	printf("%d switches, %d checkpoints: %ld kB, %ld kB at half, %ld kB\n",
 	       switches, checkpoints, before, half, after);
-	must(after - half < allowed_kb);
+	/* Such a kernel keeps what was freed, but knows what was lost. */
+	if (access("/sys/kernel/debug/kmemleak", F_OK))
+		must(after - half < allowed_kb);
 	must_be_at(&service, 0);
 	close(session);
 	service_stop(&service);
