@@ -1,7 +1,10 @@
 # make            build bin/corsa
-# make test       everything that is tested; as root
+# make test       everything that is tested; as root. VM_KERNELS= leaves out what needs a kernel of its own
+# make test-vm    the tests that need a kernel of their own, on all kernels and with all engines
+# make test-vm-debug  the same on a kernel that looks for mistakes; the first time it builds that, for 15 to 60 minutes
 # make demo       a redis whose every client has its own private instance
 # make bench      the costs of it, measured on this machine
+# make demo-vm    the same demo in a VM, with the kernel engine
 # make vm-deps    kernels, modules and QEMU for the tests that need a kernel of their own
 # make vm         a shell in such a VM, with corsa, redis, binder and corsa.ko; VM_KERNEL=6.12 for the other kernel
 
@@ -21,9 +24,11 @@ LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all deps build install demo test bench lint clean vm-deps vm
+.PHONY: all deps build install demo test bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
 
-VM_KERNEL ?= 6.1
+# VM_KERNELS is where make test tests the module, VM_KERNEL what make vm and make demo-vm boot.
+VM_KERNELS  ?= 6.1
+VM_KERNEL   ?= 6.1
 VM_PROGRAMS = bash redis-server redis-cli redis-benchmark jq setpriv python3
 
 all: build
@@ -40,16 +45,33 @@ install: build
 demo: deps build
 	integration/demo/demo.sh
 
-test: deps build
-	CORSA_BIN=$(CURDIR)/bin/corsa $(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) ./...
+# Without VM_KERNELS the tests of VMs take what there is, which is nothing where nothing was fetched.
+test: deps build $(if $(VM_KERNELS),vm-deps)
+	CORSA_BIN=$(CURDIR)/bin/corsa CORSA_VM_KERNELS='$(VM_KERNELS)' \
+		$(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) ./...
 
 vm-deps:
 	.ci/deps vm
-	$(MAKE) -C integration/vm/kernels
+	$(MAKE) --no-print-directory -C integration/vm/kernels
+
+test-vm: vm-deps
+	CORSA_VM_KERNELS='6.1 6.12' CORSA_VM_ENGINES='kmod fork' \
+		$(GO) test -count=1 -timeout 2h -v ./integration/vm/...
+
+# A kernel that checks itself is some thirty times slower.
+test-vm-debug:
+	.ci/deps vm vm-debug
+	nice $(MAKE) --no-print-directory -C integration/vm/kernels debug
+	CORSA_VM_KERNELS=6.1-debug $(GO) test -count=1 -timeout 12h -v ./integration/vm
 
 vm: vm-deps build bin/corsa-vm
 	bin/corsa-vm shell --kernel $(VM_KERNEL) --memory 1024 --smp 2 --load binder --load corsa \
 		$(VM_PROGRAMS:%=--program %) --file bin/corsa:/usr/bin/corsa
+
+demo-vm: deps vm-deps build bin/corsa-vm
+	bin/corsa-vm run --kernel $(VM_KERNEL) --memory 1024 --load corsa --timeout 10m \
+		$(VM_PROGRAMS:%=--program %) --program find --file bin/corsa:/root/corsa/bin/corsa \
+		--file integration/demo:/root/corsa/integration/demo --env CORSA_DEMO_ENGINE=kmod -- /root/corsa/integration/demo/demo.sh
 
 .PHONY: bin/corsa-vm
 bin/corsa-vm:
@@ -66,5 +88,6 @@ $(LINT):
 	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	mv bin/golangci-lint $@
 
+# build/vm, which takes minutes to get, stays.
 clean:
 	rm -rf bin
