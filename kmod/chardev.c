@@ -43,6 +43,7 @@ union argument {
 	struct corsa_samples samples;
 	struct corsa_memory memory;
 	struct corsa_detach detach;
+	struct corsa_persist persist;
 };
 
 static int fetch(union argument *arg, size_t known, void __user *user)
@@ -148,6 +149,11 @@ static long session_request(struct corsa_session *session, unsigned int number,
 	case _IOC_NR(CORSA_IOC_DETACH):
 		return arg->detach.reserved ? -EINVAL :
 					      corsa_session_detach(session);
+	case _IOC_NR(CORSA_IOC_PERSIST):
+		if (arg->persist.reserved)
+			return -EINVAL;
+		session->persist = true;
+		return 0;
 	}
 	return -ENOTTY;
 }
@@ -167,7 +173,7 @@ static const unsigned int requests[] = {
 	CORSA_IOC_BRANCH, CORSA_IOC_RESTORE, CORSA_IOC_ACTIVATE,
 	CORSA_IOC_DISCARD, CORSA_IOC_LIST, CORSA_IOC_FDS, CORSA_IOC_GETFD,
 	CORSA_IOC_CRASH, CORSA_IOC_STATS, CORSA_IOC_SAMPLES, CORSA_IOC_MEMORY,
-	CORSA_IOC_DETACH,
+	CORSA_IOC_DETACH, CORSA_IOC_PERSIST,
 };
 
 /* Requests are told apart by number: sizes differ between versions. */

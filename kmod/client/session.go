@@ -251,6 +251,13 @@ func (s *Session) Detach() error {
 	return s.ioctl(uapi.ReqDetach, unsafe.Pointer(&a), "")
 }
 
+// Persist lets the session outlive its descriptors from now on, as if it had been attached so.
+func (s *Session) Persist() error {
+	a := uapi.Persist{}
+	a.Size = uint32(unsafe.Sizeof(a))
+	return s.ioctl(uapi.ReqPersist, unsafe.Pointer(&a), "")
+}
+
 // GetFD returns a new descriptor of the caller, close-on-exec, for what fd is in record id. unix.EBADF: nothing.
 func (s *Session) GetFD(id uint32, fd int) (int, error) {
 	a := uapi.GetFD{ID: id, FD: int32(fd)}

@@ -65,6 +65,36 @@ static void test_persist_killed(void)
 	must_equal(WTERMSIG(service_stop(&service)), SIGKILL);
 }
 
+/* A session being prepared lets the process go when its owner dies. */
+static void test_persist_later(void)
+{
+	struct corsa_persist persist = { .size = sizeof(persist) };
+	struct service service;
+	int session = start_attached(&service, 0);
+	struct corsa_list list;
+
+	must_branch(session, 0);
+	must(!corsa_switch_to(session, CORSA_NONE, 0, 0, NULL));
+	close(session);
+	must_be_at(&service, 0);
+
+	session = corsa_attach(dev, service.pidfd, 0);
+	must(session >= 0);
+	must_branch(session, 0);
+	persist.reserved = 1;
+	must_errno(ioctl(session, CORSA_IOC_PERSIST, &persist), EINVAL);
+	persist.reserved = 0;
+	must(!ioctl(session, CORSA_IOC_PERSIST, &persist));
+	close(session);
+	session = corsa_attach(dev, service.pidfd, 0);
+	must(session >= 0);
+	must(!corsa_list_all(session, NULL, 0, &list));
+	must_equal(list.count, 2);
+	must_be_at(&service, 0);
+	service_stop(&service);
+	close(session);
+}
+
 static void test_threads(void)
 {
 	struct service service;
@@ -200,6 +230,7 @@ static void test_killed(void)
 const struct test life_tests[] = {
 	{ "persist", test_persist },
 	{ "persist-killed", test_persist_killed },
+	{ "persist-later", test_persist_later },
 	{ "threads", test_threads },
 	{ "thread-exit", test_thread_exit },
 	{ "fork", test_fork },

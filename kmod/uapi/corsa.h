@@ -41,7 +41,7 @@
  * the active instance, or in the one that was active last, and all other
  * records are freed. With CORSA_ATTACH_PERSIST the session stays instead, with
  * all its records and unread events, and a later ATTACH of the same process
- * joins it (corsa_attach.joined). CORSA_IOC_DETACH ends either kind.
+ * joins it (corsa_attach.joined). CORSA_IOC_PERSIST asks for that later. CORSA_IOC_DETACH ends either kind.
  *
  * When the process ends or executes another program the session is over: its
  * records are freed, poll() says EPOLLHUP after the last event has been read,
@@ -535,6 +535,17 @@ struct corsa_detach {
 	__u32 reserved;
 };
 
+/*
+ * CORSA_IOC_PERSIST: from now on the session is as one attached with
+ * CORSA_ATTACH_PERSIST. Whoever prepares a session before others depend on it
+ * attaches without, so that the process is let go if he dies, and asks for
+ * persistence when he is done. `reserved` must be 0.
+ */
+struct corsa_persist {
+	__u32 size;
+	__u32 reserved;
+};
+
 #define CORSA_IOC_MAGIC 0xC5
 #define CORSA_IOC_VERSION	_IOWR(CORSA_IOC_MAGIC, 0x00, struct corsa_version)
 #define CORSA_IOC_ATTACH	_IOWR(CORSA_IOC_MAGIC, 0x01, struct corsa_attach)
@@ -551,5 +562,6 @@ struct corsa_detach {
 #define CORSA_IOC_SAMPLES	_IOWR(CORSA_IOC_MAGIC, 0x1a, struct corsa_samples)
 #define CORSA_IOC_MEMORY	_IOWR(CORSA_IOC_MAGIC, 0x1b, struct corsa_memory)
 #define CORSA_IOC_DETACH	_IOWR(CORSA_IOC_MAGIC, 0x1c, struct corsa_detach)
+#define CORSA_IOC_PERSIST	_IOWR(CORSA_IOC_MAGIC, 0x1d, struct corsa_persist)
 
 #endif /* _UAPI_CORSA_H */

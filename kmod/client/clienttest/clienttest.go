@@ -33,6 +33,7 @@ type (
 	Samples  = uapi.Samples
 	Memory   = uapi.Memory
 	Detach   = uapi.Detach
+	Persist  = uapi.Persist
 	Record   = uapi.Record
 	Refusal  = uapi.Refusal
 )
@@ -161,6 +162,8 @@ func decode(req client.Request, p unsafe.Pointer) (string, any) {
 		return "Memory", (*Memory)(p)
 	case uapi.ReqDetach:
 		return "Detach", (*Detach)(p)
+	case uapi.ReqPersist:
+		return "Persist", (*Persist)(p)
 	}
 	return req.String(), nil
 }

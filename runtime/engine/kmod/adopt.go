@@ -23,8 +23,8 @@ const (
 // original is the record of the process as it was when it was attached.
 const original uint32 = 0
 
-// Adopt implements engine.Engine. If the engine dies meanwhile the process may be left parked; the next Adopt of it
-// makes it go on first.
+// Adopt implements engine.Engine. If the engine dies meanwhile its session dies with it and the process goes on; the
+// session is made to outlive the engine only when the base stands.
 func (e kmodEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
@@ -67,11 +67,11 @@ func (e kmodEngine) attach(t engine.Target, p process) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, found, err := d.Attach(p.pidfd, true)
+	session, found, err := d.Attach(p.pidfd, false)
 	if err == nil && found.Joined {
-		// An engine died while it adopted the process, and nobody took note of it.
+		// An engine died when it had adopted the process, before anybody took note of it.
 		if err = errors.Join(session.Detach(), session.Close()); err == nil {
-			session, _, err = d.Attach(p.pidfd, true)
+			session, _, err = d.Attach(p.pidfd, false)
 		}
 	}
 	if err := errors.Join(err, d.Close()); err != nil {
@@ -102,6 +102,9 @@ func (s *service) becomeBase(ctx context.Context) error {
 		return translate(s.target.PID, err)
 	}
 	if err := s.session.EditFDs(c.ID, closing(p)); err != nil {
+		return translate(s.target.PID, err)
+	}
+	if err := s.session.Persist(); err != nil {
 		return translate(s.target.PID, err)
 	}
 	s.base = &image{s: s, id: c.ID, plan: p, base: true}

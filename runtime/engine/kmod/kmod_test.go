@@ -40,8 +40,9 @@ func newModule() *module {
 		},
 		"Checkpoint": m.copyAs(client.Image), "Branch": m.copyAs(0),
 		"Activate": m.activate, "Discard": m.discard, "List": m.list,
-		"FDs":    func(any) (int, unix.Errno) { return 0, 0 },
-		"Detach": func(any) (int, unix.Errno) { return 0, 0 },
+		"FDs":     func(any) (int, unix.Errno) { return 0, 0 },
+		"Detach":  func(any) (int, unix.Errno) { return 0, 0 },
+		"Persist": func(any) (int, unix.Errno) { return 0, 0 },
 	}
 	return m
 }

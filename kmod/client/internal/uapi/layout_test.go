@@ -38,12 +38,13 @@ var structs = []struct {
 	{"samples", "size flags which cap ns count reserved", Samples{}},
 	{"memory", "size id resident unique swapped page_tables", Memory{}},
 	{"detach", "size reserved", Detach{}},
+	{"persist", "size reserved", Persist{}},
 }
 
 var requests = map[string]Request{
 	"VERSION": ReqVersion, "ATTACH": ReqAttach, "CHECKPOINT": ReqCheckpoint, "BRANCH": ReqBranch, "RESTORE": ReqRestore,
 	"ACTIVATE": ReqActivate, "DISCARD": ReqDiscard, "LIST": ReqList, "FDS": ReqFDs, "GETFD": ReqGetFD, "CRASH": ReqCrash,
-	"STATS": ReqStats, "SAMPLES": ReqSamples, "MEMORY": ReqMemory, "DETACH": ReqDetach,
+	"STATS": ReqStats, "SAMPLES": ReqSamples, "MEMORY": ReqMemory, "DETACH": ReqDetach, "PERSIST": ReqPersist,
 }
 
 // TestLayout compares sizes, offsets, request numbers and constants with those that a C compiler takes from the header.

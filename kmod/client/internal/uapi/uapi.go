@@ -154,6 +154,11 @@ type Detach struct {
 	Size, Reserved uint32
 }
 
+// Persist is struct corsa_persist.
+type Persist struct {
+	Size, Reserved uint32
+}
+
 // Request is the number of an ioctl.
 type Request uint32
 
@@ -180,6 +185,7 @@ var (
 	ReqSamples    = iowr(0x1a, unsafe.Sizeof(Samples{}))
 	ReqMemory     = iowr(0x1b, unsafe.Sizeof(Memory{}))
 	ReqDetach     = iowr(0x1c, unsafe.Sizeof(Detach{}))
+	ReqPersist    = iowr(0x1d, unsafe.Sizeof(Persist{}))
 )
 
 // names of the requests, for errors and the wire log.
@@ -187,6 +193,7 @@ var names = map[Request]string{
 	ReqVersion: "version", ReqAttach: "attach", ReqCheckpoint: "checkpoint", ReqBranch: "branch", ReqRestore: "restore",
 	ReqActivate: "activate", ReqDiscard: "discard", ReqList: "list", ReqFDs: "edit descriptors of", ReqGetFD: "get a descriptor of",
 	ReqCrash: "set the crash policy", ReqStats: "statistics", ReqSamples: "samples", ReqMemory: "memory of", ReqDetach: "detach",
+	ReqPersist: "make persistent",
 }
 
 // String is what the request does, in words.
