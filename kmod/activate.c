@@ -306,20 +306,27 @@ static bool all_asleep(struct corsa_session *session)
 	return all;
 }
 
-/* All threads are parked: did each of them come out of a wait? */
+/*
+ * No instance is active: did each parked thread come out of a wait, and is each
+ * one that was left asleep still in it?
+ */
 static bool all_at_boundary(struct corsa_session *session,
 			    struct corsa_record *record)
 {
 	struct corsa_thread *thread;
-	bool at_boundary = true;
+	bool all = true;
 
 	spin_lock(&session->lock);
-	list_for_each_entry(thread, &session->threads, link)
-		if (thread->cur == record && !thread->at_boundary &&
-		    corsa_thread_state(thread, record))
-			at_boundary = false;
+	list_for_each_entry(thread, &session->threads, link) {
+		if (thread->cur != record ||
+		    !corsa_thread_state(thread, record))
+			continue;
+		all = thread->parked ? thread->at_boundary : asleep(thread);
+		if (!all)
+			break;
+	}
 	spin_unlock(&session->lock);
-	return at_boundary;
+	return all;
 }
 
 /*
@@ -327,7 +334,8 @@ static bool all_at_boundary(struct corsa_session *session,
  * stopped when all threads seem to sleep, and let go again if one of them was
  * faster.
  */
-static int park_at_boundary(struct corsa_session *session, u64 timeout_ns)
+static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
+			    bool lazy)
 {
 	struct corsa_record *record = session->active;
 	u64 deadline = ktime_get_ns() + min_t(u64, timeout_ns, NSEC_PER_SEC * 3600);
@@ -339,7 +347,8 @@ static int park_at_boundary(struct corsa_session *session, u64 timeout_ns)
 		return 0;
 	for (;;) {
 		if (all_asleep(session)) {
-			ret = corsa_switch(session, NULL, false, CORSA_PATIENCE);
+			ret = switch_to_record(session, NULL, false, lazy,
+					       CORSA_PATIENCE);
 			if (ret)
 				return ret;
 			if (all_at_boundary(session, record))
@@ -385,7 +394,8 @@ long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 		if (to != session->active && corsa_refuse_switch(session, to))
 			return -EOPNOTSUPP;
 		if (args->flags & CORSA_ACTIVATE_BOUNDARY) {
-			ret = park_at_boundary(session, args->timeout_ns);
+			ret = park_at_boundary(session, args->timeout_ns,
+					       lazy);
 			if (ret)
 				return ret;
 		} else if (args->timeout_ns) {

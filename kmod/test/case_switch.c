@@ -210,6 +210,7 @@ static void test_boundary(void)
 	const uint64_t ms = 1000000;
 	struct service service;
 	int session = start_attached(&service, 0);
+	uint32_t id;
 
 	/* Its vector thread runs now and then, and sleeps most of the time. */
 	must(!corsa_switch_to(session, CORSA_NONE, CORSA_ACTIVATE_BOUNDARY,
@@ -217,6 +218,19 @@ static void test_boundary(void)
 	must_be_silent(&service, 200);
 	must(!corsa_switch_to(session, 0, 0, 0, NULL));
 	late_answer(&service);
+	/* Left asleep, what is sent wakes them, and they get no further. */
+	id = must_branch(session, 0);
+	must(!corsa_switch_to(session, CORSA_NONE,
+			      CORSA_ACTIVATE_BOUNDARY | CORSA_ACTIVATE_LAZY,
+			      5000 * ms, NULL));
+	must_be_silent(&service, 200);
+	must(!corsa_switch_to(session, 0, 0, 0, NULL));
+	late_answer(&service);
+	must(!corsa_switch_to(session, CORSA_NONE,
+			      CORSA_ACTIVATE_BOUNDARY | CORSA_ACTIVATE_LAZY,
+			      5000 * ms, NULL));
+	must(!corsa_switch_to(session, id, 0, 0, NULL));
+	must_be_at(&service, 0);
 	close(session);
 	service_stop(&service);
 

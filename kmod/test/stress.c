@@ -284,14 +284,16 @@ static void hammer(int session, uint32_t other)
 {
 	static const uint32_t flags[] = { 0, CORSA_ACTIVATE_LAZY,
 					  CORSA_ACTIVATE_HOLD,
-					  CORSA_ACTIVATE_BOUNDARY };
+					  CORSA_ACTIVATE_BOUNDARY,
+					  CORSA_ACTIVATE_BOUNDARY |
+					  CORSA_ACTIVATE_LAZY };
 	struct corsa_copy copy;
 
 	for (;;) {
 		uint32_t to = random_below(3);
 
 		corsa_switch_to(session, to == 2 ? CORSA_NONE : to ? other : 0,
-				flags[random_below(4)], 2000000, NULL);
+				flags[random_below(5)], 2000000, NULL);
 		if (!random_below(6) &&
 		    !corsa_copy_of(session, random_below(2) ? 0 : other,
 				   random_below(2), 0, &copy)) {

@@ -260,7 +260,9 @@ struct corsa_restore {
  * BOUNDARY: with NONE or another id: only at a transaction boundary of the
  *   running instance: every thread was asleep in an interruptible system call.
  *   If that is not so within timeout_ns the instance runs on undisturbed and
- *   the request fails with EBUSY. timeout_ns 0: one attempt.
+ *   the request fails with EBUSY. timeout_ns 0: one attempt. With LAZY as well
+ *   they are left asleep: parking costs next to nothing, and what wakes one of
+ *   them meanwhile finds it parked.
  *
  * timeout_ns without BOUNDARY: how long to wait, 0: five seconds. On EBUSY
  *   (a thread sleeps uninterruptibly) without BOUNDARY, and on EINTR, the
