@@ -46,6 +46,7 @@
 #include <linux/preempt.h>
 #include <linux/rculist.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
 #include <linux/smp.h>
 #include <uapi/linux/sched/types.h>
 
@@ -85,7 +86,9 @@ static void await_locked(struct corsa_session *session, bool lazy)
 
 	session->awaited = 0;
 	list_for_each_entry(thread, &session->threads, link) {
-		if (thread->parked)
+		if (thread->gated)
+			wait = false;
+		else if (thread->parked)
 			/* In the way of nobody; but HOLD has to move it. */
 			wait = session->held && corsa_thread_judge_locked(
 							thread) != CORSA_PARK;
@@ -166,9 +169,80 @@ static bool kick_lazily(struct corsa_session *session, struct corsa_record *to)
 	return left;
 }
 
+/* Will the thread, when it becomes the record, go to wait in Binder's driver? */
+static bool returns_to_binder(struct corsa_thread *thread,
+			      struct corsa_record *record)
+{
+	struct corsa_state *state = corsa_thread_state(thread, record);
+
+	return state && corsa_reads_binder(&state->regs) &&
+	       (long)state->regs.ax < 0 && (long)state->regs.orig_ax >= 0;
+}
+
+enum gate_call { LEAVE_ASLEEP, CALL, CALL_AND_WAIT };
+
+/*
+ * A thread of another record must not take a transaction that is queued when
+ * the switch is done. One that is asleep in the driver cannot: whatever wakes
+ * it, it finds a signal pending before it looks for work. If it would come back
+ * to the same place in the new record, to be woken for work is all that it
+ * needs. One that runs may be about to look for work, and is waited for, unless
+ * it is known to be on its way out.
+ */
+static enum gate_call choose_for_gate(struct corsa_thread *thread,
+				      struct corsa_record *to, bool *idle)
+{
+	bool sleeps, waits, returns;
+
+	*idle = false;
+	if (thread->lends_mm)
+		return CALL_AND_WAIT;
+	corsa_thread_mark(thread);
+	/* Now that it is marked: */
+	sleeps = asleep(thread);
+	waits = sleeps && corsa_reads_binder(task_pt_regs(thread->task));
+	returns = returns_to_binder(thread, to);
+	if (waits)
+		return returns ? LEAVE_ASLEEP : CALL_AND_WAIT;
+	if (!sleeps)
+		return thread->leaving ? CALL : CALL_AND_WAIT;
+	if (returns || has_work(thread, to))
+		return CALL;
+	*idle = true;
+	return LEAVE_ASLEEP;
+}
+
+/* True if some were left asleep that have to be called some time. */
+static bool kick_for_gate_locked(struct corsa_session *session,
+				 struct corsa_record *to)
+{
+	struct corsa_thread *thread;
+	bool idle, left = false;
+	enum gate_call call;
+
+	session->awaited = 0;
+	list_for_each_entry(thread, &session->threads, link) {
+		thread->awaited = false;
+		if (thread->parked || thread->gated || thread->cur == to)
+			continue;
+		call = choose_for_gate(thread, to, &idle);
+		left |= idle;
+		if (call == LEAVE_ASLEEP)
+			continue;
+		if (call == CALL_AND_WAIT) {
+			thread->awaited = true;
+			session->awaited++;
+		}
+		corsa_thread_kick(thread);
+	}
+	return left;
+}
+
+enum manner { ALL, LAZY, FOR_GATE };
+
 /* The part that does not sleep: see the top of the file. */
 static void redirect(struct corsa_session *session, struct corsa_record *to,
-		     bool held, bool lazy)
+		     bool held, enum manner manner)
 {
 	bool left = false;
 
@@ -184,11 +258,14 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	if (to)
 		session->last = to;
 	atomic_inc(&session->fence);
-	await_locked(session, lazy);
-	spin_unlock(&session->lock);
-	if (lazy)
-		left = kick_lazily(session, to);
+	if (manner == FOR_GATE && to)
+		left = kick_for_gate_locked(session, to);
 	else
+		await_locked(session, manner != ALL);
+	spin_unlock(&session->lock);
+	if (manner == LAZY || (manner == FOR_GATE && !to))
+		left = kick_lazily(session, to);
+	else if (manner == ALL)
 		corsa_threads_kick(session);
 	corsa_sync_cpus(session);
 	atomic_dec(&session->fence);
@@ -267,18 +344,18 @@ static int wait_for_threads(struct corsa_session *session, long timeout)
 }
 
 static int switch_to_record(struct corsa_session *session,
-			    struct corsa_record *to, bool held, bool lazy,
-			    long timeout)
+			    struct corsa_record *to, bool held,
+			    enum manner manner, long timeout)
 {
 	struct corsa_record *former = session->active;
 	struct corsa_record *last = session->last;
 	bool was_held = session->held;
 	int ret;
 
-	redirect(session, to, held, lazy && !held);
+	redirect(session, to, held, held ? ALL : manner);
 	ret = wait_for_threads(session, timeout);
 	if (ret && ret != -ESRCH) {
-		redirect(session, former, was_held, true);
+		redirect(session, former, was_held, LAZY);
 		forget_awaited(session, last);
 	}
 	return ret;
@@ -287,7 +364,26 @@ static int switch_to_record(struct corsa_session *session,
 int corsa_switch(struct corsa_session *session, struct corsa_record *to,
 		 bool held, long timeout)
 {
-	return switch_to_record(session, to, held, false, timeout);
+	return switch_to_record(session, to, held, ALL, timeout);
+}
+
+int corsa_switch_for_gate(struct corsa_session *session,
+			  struct corsa_record *to, long timeout)
+{
+	u64 begin = ktime_get_ns();
+	int ret;
+
+	if (to != session->active && corsa_refuse_switch(session, to))
+		return -EOPNOTSUPP;
+	ret = switch_to_record(session, to, false, FOR_GATE, timeout);
+	if (ret)
+		return ret;
+	spin_lock(&session->lock);
+	session->stats.sum.activations++;
+	corsa_stats_add_locked(session, CORSA_HIST_ACTIVATE,
+			       ktime_get_ns() - begin);
+	spin_unlock(&session->lock);
+	return 0;
 }
 
 /* Every thread that could run is asleep and a signal could wake it. */
@@ -353,7 +449,7 @@ static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
 				return ret;
 			if (all_at_boundary(session, record))
 				return 0;
-			redirect(session, record, false, true);
+			redirect(session, record, false, LAZY);
 			forget_awaited(session, record);
 		}
 		if (ktime_get_ns() >= deadline)
@@ -372,7 +468,7 @@ static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
 long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 {
 	bool held = args->flags & CORSA_ACTIVATE_HOLD;
-	bool lazy = args->flags & CORSA_ACTIVATE_LAZY;
+	enum manner manner = args->flags & CORSA_ACTIVATE_LAZY ? LAZY : ALL;
 	u64 begin = ktime_get_ns();
 	struct corsa_record *to = NULL;
 	long timeout = CORSA_PATIENCE;
@@ -402,7 +498,7 @@ long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 			timeout = nsecs_to_jiffies(args->timeout_ns) + 1;
 		}
 		if (to != session->active || held != session->held) {
-			ret = switch_to_record(session, to, held, lazy, timeout);
+			ret = switch_to_record(session, to, held, manner, timeout);
 			if (ret)
 				return ret;
 		}

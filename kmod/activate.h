@@ -32,6 +32,13 @@ int corsa_switch(struct corsa_session *session, struct corsa_record *to,
 		 bool held, long timeout);
 
 /*
+ * The same for the Binder gate: waits only for threads that could take what is
+ * queued for `to`, in Binder's driver, and are not `to`. -EOPNOTSUPP as well.
+ */
+int corsa_switch_for_gate(struct corsa_session *session,
+			  struct corsa_record *to, long timeout);
+
+/*
  * Stops all threads that are in record, or could get there, with their state
  * saved. -EBUSY, -EINTR, -ESRCH: nothing is stopped.
  */

@@ -12,6 +12,7 @@
 #include <linux/uaccess.h>
 
 #include "activate.h"
+#include "binder_gate.h"
 #include "chardev.h"
 #include "copy.h"
 #include "crash.h"
@@ -44,6 +45,10 @@ union argument {
 	struct corsa_memory memory;
 	struct corsa_detach detach;
 	struct corsa_persist persist;
+	struct corsa_binder_enable binder_enable;
+	struct corsa_binder_route binder_route;
+	struct corsa_binder_routes binder_routes;
+	struct corsa_binder_stats binder_stats;
 };
 
 static int fetch(union argument *arg, size_t known, void __user *user)
@@ -146,6 +151,14 @@ static long session_request(struct corsa_session *session, unsigned int number,
 		return corsa_stats_samples(session, &arg->samples);
 	case _IOC_NR(CORSA_IOC_MEMORY):
 		return corsa_memory(session, &arg->memory);
+	case _IOC_NR(CORSA_IOC_BINDER_ENABLE):
+		return corsa_gate_enable(session, &arg->binder_enable);
+	case _IOC_NR(CORSA_IOC_BINDER_ROUTE):
+		return corsa_gate_route(session, &arg->binder_route);
+	case _IOC_NR(CORSA_IOC_BINDER_ROUTES):
+		return corsa_gate_routes(session, &arg->binder_routes);
+	case _IOC_NR(CORSA_IOC_BINDER_STATS):
+		return corsa_gate_stats(session, &arg->binder_stats);
 	case _IOC_NR(CORSA_IOC_DETACH):
 		return arg->detach.reserved ? -EINVAL :
 					      corsa_session_detach(session);
@@ -165,7 +178,37 @@ static bool touches_state(unsigned int number)
 	       number == _IOC_NR(CORSA_IOC_BRANCH) ||
 	       number == _IOC_NR(CORSA_IOC_RESTORE) ||
 	       number == _IOC_NR(CORSA_IOC_FDS) ||
-	       number == _IOC_NR(CORSA_IOC_GETFD);
+	       number == _IOC_NR(CORSA_IOC_GETFD) ||
+	       number == _IOC_NR(CORSA_IOC_BINDER_ENABLE);
+}
+
+static bool is_active(struct corsa_session *session, u32 id)
+{
+	bool active;
+
+	spin_lock(&session->lock);
+	active = session->active && session->active->id == id;
+	spin_unlock(&session->lock);
+	return active;
+}
+
+/* Must no Binder transaction be in progress meanwhile? */
+static bool disturbs(struct corsa_session *session, unsigned int number,
+		     const union argument *arg)
+{
+	if (!READ_ONCE(session->gate))
+		return false;
+	switch (number) {
+	case _IOC_NR(CORSA_IOC_ACTIVATE):
+		return true;
+	case _IOC_NR(CORSA_IOC_CHECKPOINT):
+	case _IOC_NR(CORSA_IOC_BRANCH):
+		return is_active(session, arg->copy.src);
+	case _IOC_NR(CORSA_IOC_RESTORE):
+		return is_active(session, arg->restore.instance) ||
+		       is_active(session, arg->restore.image);
+	}
+	return false;
 }
 
 static const unsigned int requests[] = {
@@ -174,6 +217,8 @@ static const unsigned int requests[] = {
 	CORSA_IOC_DISCARD, CORSA_IOC_LIST, CORSA_IOC_FDS, CORSA_IOC_GETFD,
 	CORSA_IOC_CRASH, CORSA_IOC_STATS, CORSA_IOC_SAMPLES, CORSA_IOC_MEMORY,
 	CORSA_IOC_DETACH, CORSA_IOC_PERSIST,
+	CORSA_IOC_BINDER_ENABLE, CORSA_IOC_BINDER_ROUTE,
+	CORSA_IOC_BINDER_ROUTES, CORSA_IOC_BINDER_STATS,
 };
 
 /* Requests are told apart by number: sizes differ between versions. */
@@ -191,19 +236,32 @@ static size_t known_size(unsigned int request)
 static long session_run(struct corsa_session *session, unsigned int number,
 			union argument *arg)
 {
+	bool closed, again = false;
 	long ret;
 
 	if (same_thread_group(current, session->leader))
 		return -EDEADLK;
 	if (touches_state(number) && !corsa_session_permitted(session))
 		return -EPERM;
-	if (mutex_lock_killable(&session->control))
-		return -EINTR;
-	if (READ_ONCE(session->over) || READ_ONCE(session->parting))
-		ret = -ESRCH;
+	do {
+		closed = disturbs(session, number, arg);
+		ret = closed ? corsa_gate_close(session) : 0;
+		if (ret)
+			return ret;
+		ret = -EINTR;
+		if (mutex_lock_killable(&session->control))
+			break;
+		again = !closed && disturbs(session, number, arg);
+		if (READ_ONCE(session->over) || READ_ONCE(session->parting))
+			ret = -ESRCH;
+		else if (!again)
+			ret = session_request(session, number, arg);
+		mutex_unlock(&session->control);
+	} while (again && ret != -ESRCH);
+	if (closed)
+		corsa_gate_open(session);
 	else
-		ret = session_request(session, number, arg);
-	mutex_unlock(&session->control);
+		corsa_gate_look_again(session);
 	return ret;
 }
 
@@ -286,7 +344,8 @@ static long version_request(struct corsa_version *version)
 	version->major = CORSA_ABI_MAJOR;
 	version->minor = CORSA_ABI_MINOR;
 	version->features = CORSA_FEATURE_CRASH | CORSA_FEATURE_MEMORY |
-			    (corsa_exit_supported() ? CORSA_FEATURE_EXIT : 0);
+			    (corsa_exit_supported() ? CORSA_FEATURE_EXIT : 0) |
+			    (CORSA_BINDER_SUPPORTED ? CORSA_FEATURE_BINDER : 0);
 	return 0;
 }
 

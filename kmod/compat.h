@@ -128,4 +128,16 @@ static inline bool corsa_has_shadow_stack(struct task_struct *task)
 #endif
 }
 
+/* One page of a foreign mm, whose lock is held for reading. 1, or an error. */
+static inline long corsa_get_user_page(struct mm_struct *mm,
+				       unsigned long address,
+				       struct page **page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
+	return get_user_pages_remote(mm, address, 1, 0, page, NULL);
+#else
+	return get_user_pages_remote(mm, address, 1, 0, page, NULL, NULL);
+#endif
+}
+
 #endif

@@ -6,6 +6,7 @@
 #include <linux/sched/signal.h>
 
 #include "activate.h"
+#include "binder_gate.h"
 #include "attributes.h"
 #include "copy.h"
 #include "duplicate.h"
@@ -117,6 +118,9 @@ static int fill(struct corsa_record *to, struct corsa_record *from, u32 flags,
 		to->mm = NULL;
 		return ret;
 	}
+	ret = corsa_shadow_map(from->session, to->mm);
+	if (ret)
+		return ret;
 	to->files = corsa_files_copy(from->files,
 				     flags & CORSA_COPY_SHARED_OFFSETS,
 				     refusals);

@@ -13,6 +13,7 @@
 #include <linux/signal.h>
 
 #include "activate.h"
+#include "binder_gate.h"
 #include "compat.h"
 #include "crash.h"
 #include "record.h"
@@ -115,6 +116,7 @@ static bool crash(struct corsa_thread *thread,
 	atomic_inc(&session->fence);
 	spin_unlock(&session->lock);
 	corsa_activate_redirected(session);
+	corsa_gate_crashed(record);
 	corsa_events_add(&session->events, event);
 	return true;
 }

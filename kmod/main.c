@@ -3,6 +3,7 @@
 #include <linux/rcupdate.h>
 
 #include "activate.h"
+#include "binder_gate.h"
 #include "chardev.h"
 #include "duplicate.h"
 #include "exit.h"
@@ -73,6 +74,7 @@ session_exit:
 static void __exit corsa_exit(void)
 {
 	corsa_chardev_exit();
+	corsa_binder_exit();
 	corsa_exit_exit();
 	corsa_probes_exit();
 	synchronize_rcu_tasks();

@@ -11,6 +11,7 @@
 #include <linux/uprobes.h>
 #include <linux/userfaultfd_k.h>
 
+#include "binder_gate.h"
 #include "compat.h"
 #include "duplicate.h"
 #include "duplicate.h"
@@ -92,11 +93,16 @@ static void refuse_timers(struct task_struct *leader,
 		refuse_thread(refusals, CORSA_REFUSE_TIMER, leader);
 }
 
-static void refuse_mapping(struct vm_area_struct *vma,
+static void refuse_mapping(struct corsa_session *session,
+			   struct vm_area_struct *vma, bool attaching,
 			   struct corsa_refusals *refusals)
 {
 	struct corsa_refusal refusal = { .addr = vma->vm_start };
 
+	/* The gate can be enabled once it is attached, and has to be. */
+	if (corsa_shadow_mapping(vma) ||
+	    ((attaching || session->gate) && corsa_binder_mapping(vma)))
+		return;
 	if (userfaultfd_armed(vma))
 		refusal.kind = CORSA_REFUSE_USERFAULTFD;
 	else if (is_vm_hugetlb_page(vma) && !(vma->vm_flags & VM_MAYSHARE))
@@ -109,8 +115,10 @@ static void refuse_mapping(struct vm_area_struct *vma,
 	corsa_refuse(refusals, refusal);
 }
 
-static void refuse_memory(struct mm_struct *mm, struct corsa_refusals *refusals)
+static void refuse_memory(struct corsa_record *record, bool attaching,
+			  struct corsa_refusals *refusals)
 {
+	struct mm_struct *mm = record->mm;
 	struct vm_area_struct *vma;
 
 	VMA_ITERATOR(iterator, mm, 0);
@@ -118,7 +126,8 @@ static void refuse_memory(struct mm_struct *mm, struct corsa_refusals *refusals)
 	if (IS_ENABLED(CONFIG_AIO) && rcu_access_pointer(mm->ioctx_table))
 		corsa_refuse(refusals, (struct corsa_refusal){
 			.kind = CORSA_REFUSE_AIO });
-	if (mm->notifier_subscriptions)
+	if (mm->notifier_subscriptions &&
+	    !corsa_shadow_watches(record->session, mm))
 		corsa_refuse(refusals, (struct corsa_refusal){
 			.kind = CORSA_REFUSE_MMU_NOTIFIER });
 	if (test_bit(MMF_HAS_UPROBES, &mm->flags))
@@ -126,7 +135,7 @@ static void refuse_memory(struct mm_struct *mm, struct corsa_refusals *refusals)
 			.kind = CORSA_REFUSE_UPROBE });
 	mmap_read_lock(mm);
 	for_each_vma(iterator, vma)
-		refuse_mapping(vma, refusals);
+		refuse_mapping(record->session, vma, attaching, refusals);
 	mmap_read_unlock(mm);
 }
 
@@ -187,7 +196,7 @@ void corsa_refuse_record(struct corsa_record *record, bool attaching,
 			refuse_task(record, thread->task, refusals);
 	rcu_read_unlock();
 	refuse_timers(session->leader, refusals);
-	refuse_memory(record->mm, refusals);
+	refuse_memory(record, attaching, refusals);
 	corsa_files_refuse(record->files, refusals);
 	/* Its threads and the record itself have a reference each. */
 	if (attaching || session->foreign ||

@@ -4,9 +4,20 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
 
+#include <uapi/linux/android/binder.h>
+
 #include <asm/unistd.h>
 
 #include "swap.h"
+
+/*
+ * Binder's driver has written down how far it got by then, in the structure
+ * that it takes up again.
+ */
+bool corsa_reads_binder(const struct pt_regs *regs)
+{
+	return regs->orig_ax == __NR_ioctl && (u32)regs->si == BINDER_WRITE_READ;
+}
 
 /*
  * Most calls return -ERESTART* when they are woken for work, and the kernel
@@ -14,9 +25,9 @@
  * is a handler to run. None has done anything by then: it is safe to start
  * them again. Relative timeouts start from the beginning.
  */
-static bool restartable(unsigned long number)
+static bool restartable(const struct pt_regs *regs)
 {
-	switch (number) {
+	switch (regs->orig_ax) {
 	case __NR_epoll_wait:
 	case __NR_epoll_pwait:
 	case __NR_epoll_pwait2:
@@ -37,6 +48,8 @@ static bool restartable(unsigned long number)
 	case __NR_accept4:
 	case __NR_connect:
 		return true;
+	case __NR_ioctl:
+		return corsa_reads_binder(regs);
 	}
 	return false;
 }
@@ -46,7 +59,7 @@ bool corsa_hide_eintr(void)
 	struct pt_regs *regs = task_pt_regs(current);
 
 	if ((long)regs->orig_ax < 0 || (long)regs->ax != -EINTR ||
-	    task_sigpending(current) || !restartable(regs->orig_ax))
+	    task_sigpending(current) || !restartable(regs))
 		return false;
 	/* With a signal after all: EINTR if it has a handler, else restart. */
 	regs->ax = -ERESTARTNOHAND;

@@ -9,6 +9,7 @@
 #include <linux/slab.h>
 
 #include "activate.h"
+#include "binder_gate.h"
 #include "compat.h"
 #include "record.h"
 #include "refuse.h"
@@ -34,6 +35,7 @@ static void release_work(struct work_struct *work)
 
 	session = container_of(work, struct corsa_session, release);
 	put_task_struct(session->leader);
+	corsa_gate_free(session);
 	corsa_stats_free(&session->stats);
 	free_cpumask_var(session->cpus);
 	xa_destroy(&session->records);
@@ -85,10 +87,12 @@ static void end_work(struct work_struct *work)
 	unsigned long id;
 
 	session = container_of(work, struct corsa_session, end);
+	corsa_gate_over(session);
 	/* After the request that may be using them, which sees that it is over. */
 	mutex_lock(&session->control);
 	xa_for_each(&session->records, id, record)
 		corsa_record_remove(record);
+	corsa_gate_end(session);
 	mutex_unlock(&session->control);
 	corsa_session_put(session);
 }

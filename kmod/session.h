@@ -16,6 +16,7 @@
 #include "stats.h"
 #include "uapi/corsa.h"
 
+struct corsa_gate;
 struct corsa_record;
 struct corsa_refusals;
 
@@ -43,6 +44,7 @@ struct corsa_session {
 	u32 next_id;			/* control */
 	u32 record_count;		/* control */
 	cpumask_var_t cpus;		/* control: scratch of activate.c */
+	struct corsa_gate *gate;	/* set once, under control; or NULL */
 
 	spinlock_t lock;		/* everything below, and (lock) elsewhere */
 	struct list_head threads;	/* RCU for readers */

@@ -74,6 +74,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	corsa_stats_add_locked(session, CORSA_HIST_SWAP_MM, times.mm_ns);
 	corsa_stats_add_locked(session, CORSA_HIST_SWAP, times.total_ns);
 	thread->moving = false;
+	thread->leaving = false;
 	/* It has not run since it was loaded, so its state there is still good. */
 	thread->saved = true;
 	corsa_record_put(from);
@@ -134,6 +135,7 @@ enum corsa_verdict corsa_settle(struct corsa_thread *thread)
 			thread->saved = false;
 			thread->sleeps = current->nvcsw;
 			thread->lends_mm = false;
+			thread->leaving = false;
 			settled_locked(thread);
 			if (session->parting)
 				part_locked(thread);
@@ -175,6 +177,15 @@ run:
 		cond_resched();
 	}
 	return CORSA_RUN;
+}
+
+void corsa_thread_set_gated(struct corsa_thread *thread, bool gated)
+{
+	spin_lock(&thread->session->lock);
+	thread->gated = gated;
+	if (gated)
+		settled_locked(thread);
+	spin_unlock(&thread->session->lock);
 }
 
 void corsa_settle_note_eintr(struct corsa_thread *thread)

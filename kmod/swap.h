@@ -71,6 +71,8 @@ void corsa_swap(struct corsa_thread *thread, struct corsa_record *to,
  * but there is no signal. Makes it restart. True if it was changed.
  */
 bool corsa_hide_eintr(void);
+/* Is it the system call in which Binder threads wait? */
+bool corsa_reads_binder(const struct pt_regs *regs);
 /* Did current come out of an interruptible sleep in a system call? */
 bool corsa_at_boundary(void);
 

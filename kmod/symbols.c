@@ -27,12 +27,19 @@ static unsigned long find_lookup(void)
 	return address;
 }
 
+static unsigned long (*lookup)(const char *name);
+
+unsigned long corsa_symbols_find(const char *name)
+{
+	return lookup(name);
+}
+
 int corsa_symbols_init(void)
 {
-	unsigned long (*lookup)(const char *name) = (void *)find_lookup();
 	int missing = 0;
 	void *address;
 
+	lookup = (void *)find_lookup();
 	if (!lookup) {
 		pr_err("corsa: cannot find kernel symbols: kprobes do not work\n");
 		return -ENOENT;

@@ -71,5 +71,7 @@ extern bool corsa_symbol_present[];
 #define corsa_has(name) corsa_symbol_present[CORSA_HAS_##name]
 
 int corsa_symbols_init(void);
+/* The address of any symbol of the kernel or a module, or 0. */
+unsigned long corsa_symbols_find(const char *name);
 
 #endif

@@ -5,6 +5,7 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 
+#include "binder_gate.h"
 #include "crash.h"
 #include "record.h"
 #include "session.h"
@@ -326,6 +327,7 @@ void corsa_thread_died(struct corsa_thread *thread, bool last)
 {
 	struct corsa_session *session = thread->session;
 
+	corsa_gate_thread_died(thread);
 	spin_lock(&session->lock);
 	if (!last && thread->copies)
 		break_records_locked(thread);

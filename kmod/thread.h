@@ -37,6 +37,8 @@ struct corsa_thread {
 	bool parked;
 	bool saved;	/* its state in cur is up to date: it has not run since */
 	bool at_boundary; /* it came here out of an interruptible wait */
+	bool gated;	/* sleeps in the Binder gate; changes under session->lock */
+	bool leaving;	/* will not enter Binder's driver before it runs our work */
 
 	/* session->lock: */
 	u32 copies;	/* records in which it exists */
@@ -80,6 +82,12 @@ void corsa_thread_kick(struct corsa_thread *thread);
 void corsa_thread_mark(struct corsa_thread *thread);
 /* Kicks all but the caller itself and those that are parked. */
 void corsa_threads_kick(struct corsa_session *session);
+
+/*
+ * Current, a thread of the process, is about to sleep in the Binder gate, where
+ * it is in nobody's way, or no longer.
+ */
+void corsa_thread_set_gated(struct corsa_thread *thread, bool gated);
 
 /* Its facts as of now. Holds session->lock. */
 enum corsa_verdict corsa_thread_judge_locked(struct corsa_thread *thread);

@@ -130,6 +130,9 @@ func (k Kernel) Selftest(name string) string { return filepath.Join(k.dir, name)
 // ModuleTest is the path on the host of the program that tests corsa.ko.
 func (k Kernel) ModuleTest() string { return filepath.Join(filepath.Dir(k.dir), "corsa-test") }
 
+// GateTest is the path on the host of the program that tests the Binder gate of corsa.ko.
+func (k Kernel) GateTest() string { return filepath.Join(filepath.Dir(k.dir), "corsa-binder-test") }
+
 // compareVersions compares "6.1" and "6.12" by their numbers.
 func compareVersions(a, b string) int {
 	number := func(s string) (n int) {

@@ -53,37 +53,47 @@ func TestBinderPackages(t *testing.T) {
 
 // The module passes its own tests in C, each of which is a subtest here, and can be unloaded after them.
 func TestModule(t *testing.T) {
-	each(t, func(t *testing.T, k vm.Kernel) {
-		var out bytes.Buffer
-		r, err := vm.Run(t.Context(), vm.Options{
-			Kernel: k.Name, SMP: 2, Load: loadCorsa(t, k), Files: []vm.File{{Host: k.ModuleTest(), Guest: "/usr/bin/corsa-test"}},
-			Command: []string{"sh", "-c", "corsa-test && rmmod corsa"}, Stdout: &out, Stderr: &out,
-		})
-		if err != nil {
-			t.Errorf("%v\n%s", err, out.String())
-		}
-		var said strings.Builder
-		passed := 0
-		for line := range strings.Lines(out.String()) {
-			verdict, rest, _ := strings.Cut(line, " ")
-			name, elapsed, ended := strings.Cut(strings.TrimSpace(rest), " ")
-			if ended = ended && strings.HasPrefix(elapsed, "("); !ended || verdict != "ok" && verdict != "FAIL" {
-				said.WriteString(line)
-				continue
-			}
-			t.Run(name, func(t *testing.T) {
-				t.Logf("%s%s", said.String(), elapsed)
-				if verdict == "FAIL" {
-					t.Fail()
-				}
-			})
-			said.Reset()
-			passed++
-		}
-		if passed == 0 || r != nil && r.Code != 0 && !t.Failed() {
-			t.Errorf("%d tests have ended, and something is wrong\n%s", passed, out.String())
-		}
+	each(t, func(t *testing.T, k vm.Kernel) { cTests(t, k, k.ModuleTest(), loadCorsa(t, k)) })
+}
+
+// So does its Binder gate, with the driver of each kernel.
+func TestBinderGate(t *testing.T) {
+	each(t, func(t *testing.T, k vm.Kernel) { cTests(t, k, k.GateTest(), append([]string{"binder"}, loadCorsa(t, k)...)) })
+}
+
+// cTests runs a program of tests in C with the modules of load, and unloads corsa then.
+func cTests(t *testing.T, k vm.Kernel, program string, load []string) {
+	t.Helper()
+	var out bytes.Buffer
+	r, err := vm.Run(t.Context(), vm.Options{
+		Kernel: k.Name, SMP: 2, Memory: 1024, Load: load, Files: []vm.File{{Host: program, Guest: "/usr/bin/c-tests"}},
+		// What a process leaves behind when it is killed is given back a moment later.
+		Command: []string{"sh", "-c", "c-tests && sleep 1 && rmmod corsa"}, Stdout: &out, Stderr: &out,
 	})
+	if err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	var said strings.Builder
+	passed := 0
+	for line := range strings.Lines(out.String()) {
+		verdict, rest, _ := strings.Cut(line, " ")
+		name, elapsed, ended := strings.Cut(strings.TrimSpace(rest), " ")
+		if ended = ended && strings.HasPrefix(elapsed, "("); !ended || verdict != "ok" && verdict != "FAIL" {
+			said.WriteString(line)
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Logf("%s%s", said.String(), elapsed)
+			if verdict == "FAIL" {
+				t.Fail()
+			}
+		})
+		said.Reset()
+		passed++
+	}
+	if passed == 0 || r != nil && r.Code != 0 && !t.Failed() {
+		t.Errorf("%d tests have ended, and something is wrong\n%s", passed, out.String())
+	}
 }
 
 // loadCorsa is the list of modules to load for tests of corsa.ko.

@@ -20,6 +20,7 @@ const (
 	FeatureCrash  Features = 1 << iota // fatal signals are intercepted
 	FeatureExit                        // exit() and exit_group() as well
 	FeatureMemory                      // Session.Memory counts pages
+	FeatureBinder                      // built with the Binder gate
 )
 
 // Version is what the module says about itself.
@@ -30,7 +31,7 @@ type Version struct {
 
 func (v Version) String() string {
 	s := fmt.Sprintf("%d.%d", v.Major, v.Minor)
-	for bit, name := range []string{"crash", "exit", "memory"} {
+	for bit, name := range []string{"crash", "exit", "memory", "binder"} {
 		if v.Features&(1<<bit) != 0 {
 			s += " " + name
 		}

@@ -17,10 +17,10 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("refusal %d is not described: %+v", k, d)
 		}
 	}
-	if len(eventNames)-1 != uapi.EventMax || EventDetached != uapi.EventMax {
+	if len(eventNames)-1 != uapi.EventMax || EventBinderDue != uapi.EventMax {
 		t.Errorf("%d events, the header has %d", len(eventNames)-1, uapi.EventMax)
 	}
-	if opDup != uapi.FDOpMax || CrashStandby != uapi.CrashMax || int(HistActivate) != uapi.HistCount-1 {
+	if opDup != uapi.FDOpMax || CrashStandby != uapi.CrashMax || int(HistActivate) != uapi.HistCount-1 || KeyCgroup != uapi.BinderKeyMax {
 		t.Error("operations, policies or histograms are not those of the header")
 	}
 }

@@ -18,18 +18,20 @@ type EventType uint32
 
 // The types, as in the header.
 const (
-	EventCrashed    EventType = 1 + iota // record ID died: TID, Signal, Code, Addr; Next is active now
-	EventExited                          // the process has ended
-	EventExec                            // it executes another program
-	EventThreadNew                       // thread TID was created in record ID
-	EventThreadExit                      // thread TID has ended in record ID
-	EventLost                            // Code events were dropped
-	EventDetached                        // by Detach
+	EventCrashed      EventType = 1 + iota // record ID died: TID, Signal, Code, Addr; Next is active now
+	EventExited                            // the process has ended
+	EventExec                              // it executes another program
+	EventThreadNew                         // thread TID was created in record ID
+	EventThreadExit                        // thread TID has ended in record ID
+	EventLost                              // Code events were dropped
+	EventDetached                          // by Detach
+	EventBinderWanted                      // a transaction of key Addr, from thread TID, waits: for a route, or for record ID to run
+	EventBinderDue                         // Code transactions of key Addr have gone to record ID
 )
 
 var eventNames = [...]string{
 	EventCrashed: "crashed", EventExited: "exited", EventExec: "exec", EventThreadNew: "thread-new", EventThreadExit: "thread-exit",
-	EventLost: "lost", EventDetached: "detached",
+	EventLost: "lost", EventDetached: "detached", EventBinderWanted: "binder-wanted", EventBinderDue: "binder-due",
 }
 
 func (t EventType) String() string {
@@ -45,8 +47,8 @@ type Event struct {
 	ID, Next uint32 // records, or uapi.None
 	TID      int
 	Signal   unix.Signal // 0: exit_group
-	Code     int         // si_code or exit code
-	Addr     uint64      // of the fault
+	Code     int         // si_code or exit code; a number of transactions
+	Addr     uint64      // of the fault; a Binder key
 	At       time.Duration
 }
 

@@ -100,6 +100,10 @@ func dump(req Request, arg unsafe.Pointer) string {
 		return fmt.Sprintf("%+v", *(*uapi.GetFD)(arg))
 	case uapi.ReqCrash:
 		return fmt.Sprintf("%+v", *(*uapi.Crash)(arg))
+	case uapi.ReqBinderEnable:
+		return fmt.Sprintf("%+v", *(*uapi.BinderEnable)(arg))
+	case uapi.ReqBinderRoute:
+		return fmt.Sprintf("%+v", *(*uapi.BinderRoute)(arg))
 	case uapi.ReqMemory:
 		return fmt.Sprintf("%+v", *(*uapi.Memory)(arg))
 	}

@@ -84,7 +84,7 @@
 
 /* A different major number means: do not talk to this module. */
 #define CORSA_ABI_MAJOR 1
-#define CORSA_ABI_MINOR 0
+#define CORSA_ABI_MINOR 1
 
 /* Not a record: "no instance" in corsa_activate.id and elsewhere. */
 #define CORSA_NONE 0xffffffffU
@@ -96,6 +96,7 @@
 #define CORSA_FEATURE_CRASH	(1ULL << 0) /* fatal signals are intercepted */
 #define CORSA_FEATURE_EXIT	(1ULL << 1) /* exit() and exit_group() as well */
 #define CORSA_FEATURE_MEMORY	(1ULL << 2) /* CORSA_IOC_MEMORY counts pages */
+#define CORSA_FEATURE_BINDER	(1ULL << 3) /* built with the Binder gate */
 
 struct corsa_version {
 	__u32 size;
@@ -445,6 +446,8 @@ enum corsa_event_type {
 	CORSA_EVENT_THREAD_EXIT, /* thread tid called exit() in id */
 	CORSA_EVENT_LOST,	 /* code: how many events were dropped */
 	CORSA_EVENT_DETACHED,	 /* by CORSA_IOC_DETACH; the session is over */
+	CORSA_EVENT_BINDER_WANTED, /* see "Binder gate"; addr: key, id, tid */
+	CORSA_EVENT_BINDER_DUE,	 /* as well; addr: key, id, code: how many */
 	__CORSA_EVENT_LAST
 };
 #define CORSA_EVENT_MAX (__CORSA_EVENT_LAST - 1)
@@ -548,6 +551,157 @@ struct corsa_persist {
 	__u32 reserved;
 };
 
+/*
+ * 5. Binder gate
+ *
+ * CORSA_IOC_BINDER_ENABLE puts the module between the process and those that
+ * call it through Binder. Its Binder mappings are no obstacle to a copy then:
+ * every record has the same buffers at the same addresses, read only as ever.
+ *
+ * A call that comes from outside is held in its sender, before the driver
+ * queues it, until the instance that it is for is active. Which one that is
+ * follows from the object that is called: if an instance has created it, then
+ * that instance; else from the route of the caller's key. A key is what names
+ * an app: the effective uid of the caller, its pid or its cgroup.
+ *
+ * One instance at a time has transactions in progress. Those for others wait
+ * in the order in which they came. A transaction is in progress until
+ *
+ *	a call		has been replied to, and the thread that did has read
+ *			what the driver had to tell it about that;
+ *	a oneway call	until its buffer has been freed (BC_FREE_BUFFER);
+ *	a call that the process makes itself: until the reply has been read.
+ *
+ * Calls back into the process from within a call that it makes (nested calls,
+ * callbacks) are part of it and never wait.
+ *
+ * None waits longer than wait_ns: the caller gets BR_FAILED_REPLY then, and the
+ * transaction leaves no trace. Fatal signals end the wait as well.
+ *
+ * If a key has no route, or its record cannot run, the first of its
+ * transactions gives CORSA_EVENT_BINDER_WANTED (id: the record or CORSA_NONE;
+ * tid: the caller) and all wait for CORSA_IOC_BINDER_ROUTE or, after a crash,
+ * for CORSA_IOC_RESTORE of the record.
+ *
+ * When an instance crashes, the calls in progress in it fail: their callers
+ * get BR_FAILED_REPLY or BR_DEAD_REPLY, and no transaction is left over.
+ *
+ * A request that copies or replaces the active instance, and every
+ * CORSA_IOC_ACTIVATE, waits until no transaction is in progress, behind those
+ * that waited before it, for at most wait_ns (EBUSY), and holds up those that
+ * come after. So a copy of the active instance is made between transactions.
+ * The gate activates instances by itself. It stays closed under HOLD.
+ */
+
+/*
+ * CORSA_IOC_BINDER_ENABLE: once for a session, before the first copy. The
+ * process must have opened and mapped its Binder devices, have no transaction
+ * in progress, and have all the Binder threads that it will ever need.
+ * key:     what names an app.
+ * wait_ns: the longest that a transaction waits. 0: five seconds.
+ * devices: out: how many Binder mappings were found.
+ * hook:    out: how the gate gets between.
+ * Errors: EOPNOTSUPP built without the gate; ENODEV no Binder driver, or no
+ * mapping of it; EALREADY; EBUSY copies exist; ENOSYS the driver is not as the
+ * one that the module was built for: the kernel's log says what is missing.
+ */
+enum corsa_binder_key {
+	CORSA_BINDER_EUID = 1,	/* in the init user namespace */
+	CORSA_BINDER_PID,	/* of the process, in the init pid namespace */
+	CORSA_BINDER_CGROUP,	/* id in the cgroup v2 hierarchy */
+	__CORSA_BINDER_KEY_LAST
+};
+#define CORSA_BINDER_KEY_MAX (__CORSA_BINDER_KEY_LAST - 1)
+
+enum corsa_binder_hook {
+	CORSA_BINDER_KPROBE = 1, /* an unchanged driver, by a kprobe */
+	CORSA_BINDER_DRIVER,	 /* a driver with corsa's own hook in it */
+};
+
+/*
+ * ORIGIN: where one app calls another that calls the process, the app is the
+ * first of them, not the last. For keys of kind EUID.
+ */
+#define CORSA_BINDER_ORIGIN	(1U << 0)
+#define CORSA_BINDER_F_ALL	(CORSA_BINDER_ORIGIN)
+
+struct corsa_binder_enable {
+	__u32 size;
+	__u32 flags;
+	__u32 key;		/* enum corsa_binder_key */
+	__u32 devices;
+	__u64 wait_ns;
+	__u32 hook;		/* enum corsa_binder_hook */
+	__u32 reserved;
+};
+
+/*
+ * CORSA_IOC_BINDER_ROUTE: transactions of `key` go to instance `id` from now
+ * on, or nowhere (CORSA_NONE: forgets the key; who waits for it fails).
+ * every: after so many transactions give CORSA_EVENT_BINDER_DUE, again and
+ *        again; 0: never. The count begins anew with each ROUTE.
+ * PAUSE: when it is due, further transactions wait until the next ROUTE.
+ * Errors: EINVAL `id` is an image; ENXIO the gate is not enabled; ENOSPC too
+ * many keys.
+ */
+#define CORSA_ROUTE_PAUSE	(1U << 0)
+#define CORSA_ROUTE_F_ALL	(CORSA_ROUTE_PAUSE)
+
+#define CORSA_ROUTES_MAX 4096
+
+struct corsa_binder_route {
+	__u32 size;
+	__u32 flags;
+	__u64 key;
+	__u32 id;
+	__u32 every;
+};
+
+/*
+ * CORSA_IOC_BINDER_ROUTES: all keys that have a route or want one, in no
+ * order. `count` out: how many there are, of which `cap` were stored.
+ */
+#define CORSA_ROUTE_WANTED	(1U << 16) /* a transaction waits for it */
+#define CORSA_ROUTE_DUE		(1U << 17)
+
+struct corsa_binder_route_info {
+	__u64 key;
+	__u32 id;
+	__u32 flags;
+	__u32 every;
+	__u32 since;		/* transactions since ROUTE or the last DUE */
+	__u64 transactions;	/* all, oneway included */
+	__u64 oneway;
+};
+
+struct corsa_binder_routes {
+	__u32 size;
+	__u32 cap;
+	__u64 routes;		/* struct corsa_binder_route_info[cap] */
+	__u32 count;
+	__u32 reserved;
+};
+
+/* CORSA_IOC_BINDER_STATS: counters since CORSA_IOC_BINDER_ENABLE. */
+struct corsa_binder_stats {
+	__u32 size;
+	__u32 in_progress;	/* now */
+	__u32 waiting;		/* now */
+	__u32 tickets;		/* memory for so many at once is kept */
+	__u64 transactions;	/* that came in, without nested ones */
+	__u64 oneway;		/* of them */
+	__u64 nested;
+	__u64 outgoing;
+	__u64 waits;		/* transactions that did not go on at once */
+	__u64 switches;		/* of instances, for a transaction */
+	__u64 timeouts;		/* transactions that failed for that */
+	__u64 interrupted;	/* their senders were killed */
+	__u64 aborted;		/* ended by a crash */
+	__u64 buffer_faults;	/* pages of buffers mapped into instances */
+	__u64 wait_ns;		/* sum */
+	__u64 longest_wait_ns;
+};
+
 #define CORSA_IOC_MAGIC 0xC5
 #define CORSA_IOC_VERSION	_IOWR(CORSA_IOC_MAGIC, 0x00, struct corsa_version)
 #define CORSA_IOC_ATTACH	_IOWR(CORSA_IOC_MAGIC, 0x01, struct corsa_attach)
@@ -565,5 +719,9 @@ struct corsa_persist {
 #define CORSA_IOC_MEMORY	_IOWR(CORSA_IOC_MAGIC, 0x1b, struct corsa_memory)
 #define CORSA_IOC_DETACH	_IOWR(CORSA_IOC_MAGIC, 0x1c, struct corsa_detach)
 #define CORSA_IOC_PERSIST	_IOWR(CORSA_IOC_MAGIC, 0x1d, struct corsa_persist)
+#define CORSA_IOC_BINDER_ENABLE	_IOWR(CORSA_IOC_MAGIC, 0x20, struct corsa_binder_enable)
+#define CORSA_IOC_BINDER_ROUTE	_IOWR(CORSA_IOC_MAGIC, 0x21, struct corsa_binder_route)
+#define CORSA_IOC_BINDER_ROUTES	_IOWR(CORSA_IOC_MAGIC, 0x22, struct corsa_binder_routes)
+#define CORSA_IOC_BINDER_STATS	_IOWR(CORSA_IOC_MAGIC, 0x23, struct corsa_binder_stats)
 
 #endif /* _UAPI_CORSA_H */

@@ -36,6 +36,12 @@ type (
 	Persist  = uapi.Persist
 	Record   = uapi.Record
 	Refusal  = uapi.Refusal
+
+	BinderEnable    = uapi.BinderEnable
+	BinderRoute     = uapi.BinderRoute
+	BinderRouteInfo = uapi.BinderRouteInfo
+	BinderRoutes    = uapi.BinderRoutes
+	BinderStats     = uapi.BinderStats
 )
 
 // ABIMajor is the version that a Reply to Version should give.
@@ -164,6 +170,14 @@ func decode(req client.Request, p unsafe.Pointer) (string, any) {
 		return "Detach", (*Detach)(p)
 	case uapi.ReqPersist:
 		return "Persist", (*Persist)(p)
+	case uapi.ReqBinderEnable:
+		return "BinderEnable", (*BinderEnable)(p)
+	case uapi.ReqBinderRoute:
+		return "BinderRoute", (*BinderRoute)(p)
+	case uapi.ReqBinderRoutes:
+		return "BinderRoutes", (*BinderRoutes)(p)
+	case uapi.ReqBinderStats:
+		return "BinderStats", (*BinderStats)(p)
 	}
 	return req.String(), nil
 }

@@ -39,12 +39,21 @@ var structs = []struct {
 	{"memory", "size id resident unique swapped page_tables", Memory{}},
 	{"detach", "size reserved", Detach{}},
 	{"persist", "size reserved", Persist{}},
+	{"binder_enable", "size flags key devices wait_ns hook reserved", BinderEnable{}},
+	{"binder_route", "size flags key id every", BinderRoute{}},
+	{"binder_route_info", "key id flags every since transactions oneway", BinderRouteInfo{}},
+	{"binder_routes", "size cap routes count reserved", BinderRoutes{}},
+	{
+		"binder_stats", "size in_progress waiting tickets transactions oneway nested outgoing waits switches timeouts interrupted aborted buffer_faults wait_ns longest_wait_ns",
+		BinderStats{},
+	},
 }
 
 var requests = map[string]Request{
 	"VERSION": ReqVersion, "ATTACH": ReqAttach, "CHECKPOINT": ReqCheckpoint, "BRANCH": ReqBranch, "RESTORE": ReqRestore,
 	"ACTIVATE": ReqActivate, "DISCARD": ReqDiscard, "LIST": ReqList, "FDS": ReqFDs, "GETFD": ReqGetFD, "CRASH": ReqCrash,
 	"STATS": ReqStats, "SAMPLES": ReqSamples, "MEMORY": ReqMemory, "DETACH": ReqDetach, "PERSIST": ReqPersist,
+	"BINDER_ENABLE": ReqBinderEnable, "BINDER_ROUTE": ReqBinderRoute, "BINDER_ROUTES": ReqBinderRoutes, "BINDER_STATS": ReqBinderStats,
 }
 
 // TestLayout compares sizes, offsets, request numbers and constants with those that a C compiler takes from the header.
@@ -85,6 +94,7 @@ func TestLayout(t *testing.T) {
 	line("events", "CORSA_EVENT_MAX", EventMax)
 	line("descriptor operations", "CORSA_FD_MAX", FDOpMax)
 	line("crash policies", "CORSA_CRASH_MAX", CrashMax)
+	line("kinds of Binder keys", "CORSA_BINDER_KEY_MAX", BinderKeyMax)
 	line("histograms", "CORSA_HIST_COUNT", HistCount)
 	line("buckets", "CORSA_HIST_BUCKETS", HistBuckets)
 	src.WriteString("return 0; }\n")

@@ -7,7 +7,7 @@ import "unsafe"
 // Version of the contract. Another major number means: do not talk to that module.
 const (
 	ABIMajor = 1
-	ABIMinor = 0
+	ABIMinor = 1
 )
 
 // None stands for no record.
@@ -115,7 +115,7 @@ type Event struct {
 // The last values of the enumerations that this package knows.
 const (
 	RefusalMax = 19
-	EventMax   = 7
+	EventMax   = 9
 	FDOpMax    = 6
 	CrashMax   = 2
 )
@@ -193,7 +193,8 @@ var names = map[Request]string{
 	ReqVersion: "version", ReqAttach: "attach", ReqCheckpoint: "checkpoint", ReqBranch: "branch", ReqRestore: "restore",
 	ReqActivate: "activate", ReqDiscard: "discard", ReqList: "list", ReqFDs: "edit descriptors of", ReqGetFD: "get a descriptor of",
 	ReqCrash: "set the crash policy", ReqStats: "statistics", ReqSamples: "samples", ReqMemory: "memory of", ReqDetach: "detach",
-	ReqPersist: "make persistent",
+	ReqPersist:      "make persistent",
+	ReqBinderEnable: "enable the Binder gate", ReqBinderRoute: "route", ReqBinderRoutes: "list routes", ReqBinderStats: "statistics of the Binder gate",
 }
 
 // String is what the request does, in words.

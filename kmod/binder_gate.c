@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The way of a transaction through the gate. Everything happens in the sender,
+ * which may sleep there: the driver has built the transaction, but nobody at
+ * the other end knows of it yet.
+ */
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "activate.h"
+#include "binder_internal.h"
+#include "binder_state.h"
+#include "record.h"
+#include "session.h"
+#include "thread.h"
+
+struct corsa_gate *corsa_gate_of(struct task_struct *task)
+{
+	struct corsa_session *session;
+	struct corsa_gate *gate = NULL;
+
+	rcu_read_lock();
+	session = corsa_session_of(task);
+	if (session && READ_ONCE(session->gate) && !READ_ONCE(session->over) &&
+	    kref_get_unless_zero(&session->ref))
+		gate = session->gate;
+	rcu_read_unlock();
+	return gate;
+}
+
+static void gate_put(struct corsa_gate *gate)
+{
+	if (gate)
+		corsa_session_put(gate->session);
+}
+
+/*
+ * Makes instance id the active one. The token is ours, so nobody else wants
+ * another. -ENOENT: it cannot run.
+ */
+static int activate(struct corsa_gate *gate, u32 id, long left)
+{
+	struct corsa_session *session = gate->session;
+	struct corsa_record *record;
+	bool other;
+	int ret;
+
+	if (READ_ONCE(gate->ready) == id)
+		return 0;
+	if (mutex_lock_killable(&session->control))
+		return -EINTR;
+	record = corsa_record_find(session, id);
+	other = record != session->active;
+	if (READ_ONCE(session->over) || READ_ONCE(session->parting))
+		ret = -ESRCH;
+	else if (IS_ERR(record) || !corsa_record_runnable(record))
+		ret = -ENOENT;
+	else if (READ_ONCE(gate->ready) == id)
+		ret = other = 0;
+	else
+		ret = corsa_switch_for_gate(session, record, left);
+	if (!ret) {
+		spin_lock(&gate->lock);
+		/* Unless it has crashed already. */
+		if (session->active == record)
+			gate->ready = id;
+		gate->stats.switches += other;
+		spin_unlock(&gate->lock);
+	}
+	mutex_unlock(&session->control);
+	return ret;
+}
+
+/* Is current handling a call that the process has made? */
+static bool within_call_locked(const struct corsa_gate *gate)
+{
+	struct corsa_ticket *ticket;
+
+	list_for_each_entry(ticket, &gate->tickets, link)
+		if (ticket->receiver == current && !ticket->over)
+			return true;
+	return false;
+}
+
+static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
+			   long *left)
+{
+	u32 seen = gate->generation;
+	long ret;
+
+	route->waiting++;
+	gate->stats.waits++;
+	gate->stats.waiting++;
+	spin_unlock(&gate->lock);
+	ret = wait_event_killable_timeout(gate->changed,
+					  READ_ONCE(gate->generation) != seen ||
+					  READ_ONCE(gate->over), *left);
+	spin_lock(&gate->lock);
+	gate->stats.waiting--;
+	route->waiting--;
+	*left = max(ret, 0L);
+	if (ret < 0)
+		return -EINTR;
+	return ret || gate->over ? 0 : -ETIMEDOUT;
+}
+
+/*
+ * Waits until the transaction may go to its instance, whose token it has then.
+ * Drops the lock in between. Without a token and with 0 if the gate is over.
+ */
+static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
+			 u64 key, long *left)
+{
+	struct corsa_waiter waiter = {};
+	struct corsa_route *route;
+	int ret;
+
+	if (gate->count && within_call_locked(gate)) {
+		/* Its caller waits for it, and would do so with the token. */
+		ticket->id = gate->holder;
+		corsa_token_take_locked(gate, ticket->id);
+		return 0;
+	}
+	for (;;) {
+		route = corsa_route_locked(gate, key);
+		if (!route)
+			return -ENOSPC;
+		if (gate->over)
+			return 0;
+		ticket->id = route->id;
+		if (route->id != CORSA_NONE &&
+		    !(route->due && route->flags & CORSA_ROUTE_PAUSE))
+			break;
+		corsa_route_want_locked(gate, route);
+		ret = wait_for_change(gate, route, left);
+		if (ret)
+			return ret;
+	}
+	corsa_route_count_locked(gate, route, ticket->oneway);
+	if (corsa_token_free_locked(gate, ticket->id)) {
+		corsa_token_take_locked(gate, ticket->id);
+		return 0;
+	}
+	waiter.id = ticket->id;
+	return corsa_token_wait_locked(gate, &waiter, left);
+}
+
+/* The instance could not be made active. */
+static int lost_locked(struct corsa_gate *gate, u64 key, u32 id, long *left)
+{
+	struct corsa_route *route = corsa_route_locked(gate, key);
+
+	if (!route || gate->over)
+		return 0;
+	/* It may have been given another in the meantime. */
+	if (route->id != id)
+		return 0;
+	corsa_route_want_locked(gate, route);
+	return wait_for_change(gate, route, left);
+}
+
+static void count_failure_locked(struct corsa_gate *gate, int error)
+{
+	if (error == -EINTR)
+		gate->stats.interrupted++;
+	else
+		gate->stats.timeouts++;
+}
+
+/* From outside into the process. */
+static int enter(struct corsa_gate *gate, struct binder_proc *proc,
+		 struct binder_transaction *t)
+{
+	struct corsa_ticket *ticket = corsa_ticket_alloc(gate);
+	u64 key = corsa_origin_key(gate, t);
+	long left = gate->patience;
+	int ret;
+
+	if (!ticket)
+		return -ENOMEM;
+	ticket->debug_id = t->debug_id;
+	ticket->oneway = t->flags & TF_ONE_WAY;
+	ticket->proc = proc;
+	ticket->buffer = (uintptr_t)t->buffer->user_data;
+	spin_lock(&gate->lock);
+	gate->stats.transactions++;
+	gate->stats.oneway += ticket->oneway;
+	for (;;) {
+		ret = obtain_locked(gate, ticket, key, &left);
+		if (ret || gate->over)
+			break;
+		corsa_ticket_put_in_locked(ticket);
+		spin_unlock(&gate->lock);
+		ret = activate(gate, ticket->id, left);
+		if (!ret || ret == -ESRCH)
+			return 0;
+		spin_lock(&gate->lock);
+		corsa_ticket_take_out_locked(ticket);
+		if (ret == -ENOENT)
+			ret = lost_locked(gate, key, ticket->id, &left);
+		if (ret)
+			break;
+	}
+	if (ret)
+		count_failure_locked(gate, ret);
+	corsa_ticket_free_locked(ticket);
+	spin_unlock(&gate->lock);
+	return ret;
+}
+
+/*
+ * Out of the process. The call pins the instance that makes it: its thread
+ * waits inside the driver, which knows only the thread, so no other instance
+ * may have that until the reply is read.
+ */
+static int leave(struct corsa_gate *gate, struct corsa_thread *thread,
+		 struct binder_transaction *t)
+{
+	struct corsa_waiter waiter = { .id = thread->cur->id, .own = true };
+	struct corsa_ticket *ticket = corsa_ticket_alloc(gate);
+	long left = gate->patience;
+	int ret = 0;
+
+	if (!ticket)
+		return -ENOMEM;
+	ticket->debug_id = t->debug_id;
+	ticket->oneway = t->flags & TF_ONE_WAY;
+	ticket->outgoing = true;
+	ticket->by = task_pid_nr(current);
+	ticket->id = waiter.id;
+	spin_lock(&gate->lock);
+	gate->stats.outgoing++;
+	if (gate->over) {
+		corsa_ticket_free_locked(ticket);
+		spin_unlock(&gate->lock);
+		return 0;
+	}
+	if (gate->count && gate->holder == ticket->id) {
+		/* Those in the queue wait for this one in any case. */
+		corsa_token_take_locked(gate, ticket->id);
+	} else if (corsa_token_free_locked(gate, ticket->id) &&
+		   READ_ONCE(gate->session->active) == thread->cur) {
+		corsa_token_take_locked(gate, ticket->id);
+	} else {
+		spin_unlock(&gate->lock);
+		corsa_thread_set_gated(thread, true);
+		spin_lock(&gate->lock);
+		ret = corsa_token_wait_locked(gate, &waiter, &left);
+	}
+	if (ret || gate->over) {
+		if (ret)
+			count_failure_locked(gate, ret);
+		corsa_ticket_free_locked(ticket);
+		spin_unlock(&gate->lock);
+		corsa_thread_set_gated(thread, false);
+		return ret;
+	}
+	corsa_ticket_put_in_locked(ticket);
+	spin_unlock(&gate->lock);
+	if (READ_ONCE(thread->gated)) {
+		ret = activate(gate, waiter.id, left);
+		corsa_thread_set_gated(thread, false);
+		if (ret && ret != -ESRCH)
+			corsa_ticket_queued(t->debug_id, false);
+		else
+			ret = 0;
+	}
+	return ret;
+}
+
+static struct corsa_thread *current_thread(void)
+{
+	struct corsa_thread *thread;
+
+	rcu_read_lock();
+	thread = corsa_thread_of(current);
+	rcu_read_unlock();
+	return thread; /* it is running, so it stays */
+}
+
+int corsa_gate_pass(struct binder_transaction *t, struct binder_proc *to,
+		    struct binder_thread *thread)
+{
+	struct corsa_gate *target = corsa_gate_of(to->tsk);
+	struct corsa_gate *own = corsa_gate_of(current);
+	struct corsa_thread *sender = own ? current_thread() : NULL;
+	int ret = 0;
+
+	if (sender)
+		ret = leave(own, sender, t);
+	if (!ret && target && thread) {
+		/* Part of the call that thread waits for. */
+		spin_lock(&target->lock);
+		target->stats.nested++;
+		spin_unlock(&target->lock);
+	} else if (!ret && target) {
+		ret = enter(target, to, t);
+		if (ret && sender)
+			corsa_ticket_queued(t->debug_id, false);
+	}
+	gate_put(target);
+	gate_put(own);
+	return ret ? BR_FAILED_REPLY : 0;
+}
+
+int corsa_gate_close(struct corsa_session *session)
+{
+	struct corsa_waiter waiter = { .id = CORSA_NONE, .exclusive = true };
+	struct corsa_gate *gate = READ_ONCE(session->gate);
+	long left;
+	int ret;
+
+	if (!gate)
+		return 0;
+	left = gate->patience;
+	spin_lock(&gate->lock);
+	ret = gate->over ? 0 : corsa_token_wait_locked(gate, &waiter, &left);
+	spin_unlock(&gate->lock);
+	return ret == -ETIMEDOUT ? -EBUSY : ret;
+}
+
+void corsa_gate_open(struct corsa_session *session)
+{
+	struct corsa_gate *gate = READ_ONCE(session->gate);
+
+	if (!gate)
+		return;
+	spin_lock(&gate->lock);
+	gate->exclusive = false;
+	gate->ready = CORSA_NONE;
+	gate->shut = READ_ONCE(session->held) && READ_ONCE(session->active);
+	gate->generation++;
+	corsa_token_grant_locked(gate);
+	spin_unlock(&gate->lock);
+	wake_up_all(&gate->changed);
+}
+
+void corsa_gate_look_again(struct corsa_session *session)
+{
+	struct corsa_gate *gate = READ_ONCE(session->gate);
+
+	if (!gate)
+		return;
+	spin_lock(&gate->lock);
+	gate->generation++;
+	spin_unlock(&gate->lock);
+	wake_up_all(&gate->changed);
+}
+
+static struct corsa_gate *create(struct corsa_session *session,
+				 const struct corsa_binder_enable *args)
+{
+	struct corsa_gate *gate = kzalloc(sizeof(*gate), GFP_KERNEL_ACCOUNT);
+
+	if (!gate)
+		return NULL;
+	gate->session = session;
+	gate->key = args->key;
+	gate->flags = args->flags;
+	gate->patience = args->wait_ns ? nsecs_to_jiffies(args->wait_ns) + 1 :
+					 CORSA_PATIENCE;
+	gate->holder = CORSA_NONE;
+	gate->ready = CORSA_NONE;
+	mutex_init(&gate->driver);
+	spin_lock_init(&gate->lock);
+	INIT_LIST_HEAD(&gate->queue);
+	INIT_LIST_HEAD(&gate->tickets);
+	INIT_LIST_HEAD(&gate->spare);
+	hash_init(gate->routes);
+	init_waitqueue_head(&gate->changed);
+	INIT_WORK(&gate->abort, corsa_abort_work);
+	return gate;
+}
+
+static bool valid(const struct corsa_binder_enable *args)
+{
+	return !args->reserved && !(args->flags & ~CORSA_BINDER_F_ALL) &&
+	       args->key && args->key <= CORSA_BINDER_KEY_MAX &&
+	       (!(args->flags & CORSA_BINDER_ORIGIN) ||
+		args->key == CORSA_BINDER_EUID);
+}
+
+long corsa_gate_enable(struct corsa_session *session,
+		       struct corsa_binder_enable *args)
+{
+	struct corsa_record *record;
+	struct corsa_gate *gate;
+	int ret;
+
+	if (!valid(args))
+		return -EINVAL;
+	if (session->gate)
+		return -EALREADY;
+	record = session->active;
+	if (session->record_count != 1 || !record)
+		return -EBUSY;
+	ret = corsa_hook_driver();
+	if (ret)
+		return ret;
+	gate = create(session, args);
+	if (!gate)
+		return -ENOMEM;
+	gate->shadow = corsa_shadow_create(record->mm);
+	if (IS_ERR(gate->shadow)) {
+		ret = PTR_ERR(gate->shadow);
+		kfree(gate);
+		return ret;
+	}
+	gate->proc_count = corsa_shadow_procs(gate->shadow, gate->procs);
+	args->devices = gate->proc_count;
+	args->hook = corsa_hook_kind();
+	/* Probes may use it from here on. */
+	smp_store_release(&session->gate, gate);
+	return 0;
+}
+
+void corsa_gate_over(struct corsa_session *session)
+{
+	struct corsa_gate *gate = READ_ONCE(session->gate);
+
+	if (!gate)
+		return;
+	spin_lock(&gate->lock);
+	gate->over = true;
+	gate->generation++;
+	corsa_token_grant_locked(gate);
+	spin_unlock(&gate->lock);
+	wake_up_all(&gate->changed);
+}
+
+void corsa_gate_end(struct corsa_session *session)
+{
+	struct corsa_gate *gate = READ_ONCE(session->gate);
+	struct corsa_record *crashed;
+
+	if (!gate)
+		return;
+	mutex_lock(&gate->driver);
+	spin_lock(&gate->lock);
+	gate->proc_count = 0;
+	crashed = gate->crashed;
+	gate->crashed = NULL;
+	spin_unlock(&gate->lock);
+	mutex_unlock(&gate->driver);
+	if (crashed)
+		corsa_record_put(crashed);
+	corsa_tickets_drop(gate);
+	corsa_shadow_put(gate->shadow);
+	gate->shadow = NULL;
+}
+
+static void free_gate(struct rcu_head *head)
+{
+	kfree(container_of(head, struct corsa_gate, rcu));
+}
+
+/* Those who found the gate have a reference, or are under RCU. */
+void corsa_gate_free(struct corsa_session *session)
+{
+	struct corsa_gate *gate = session->gate;
+
+	if (!gate)
+		return;
+	corsa_routes_free(gate);
+	call_rcu(&gate->rcu, free_gate);
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of the Binder gate, to be run as root where the module and binderfs at
+ * /dev/binderfs are:
+ *
+ *	corsa-binder-test [name...]	all but the long ones, or those named
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+int dev;
+
+static const struct test *const groups[] = {
+	route_tests,
+};
+
+static int selected(const struct test *test, int argc, char **argv)
+{
+	int i;
+
+	for (i = 1; i < argc; i++)
+		if (!strncmp(test->name, argv[i], strlen(argv[i])))
+			return 1;
+	return argc < 2 && !test->on_request;
+}
+
+static int run(const struct test *test)
+{
+	struct timespec begin, end;
+	int status = 0;
+	pid_t pid;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		alarm(test->on_request ? 1200 : 120);
+		dev = corsa_open();
+		must(dev >= 0);
+		test->run();
+		fflush(stdout);
+		_exit(0);
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	printf("%s %s (%.2f s)\n", status ? "FAIL" : "ok  ", test->name,
+	       (end.tv_sec - begin.tv_sec) + (end.tv_nsec - begin.tv_nsec) / 1e9);
+	fflush(stdout);
+	return status != 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct test *test;
+	int failed = 0, count = 0;
+	size_t group;
+
+	for (group = 0; group < sizeof(groups) / sizeof(groups[0]); group++)
+		for (test = groups[group]; test->name; test++)
+			if (selected(test, argc, argv)) {
+				count++;
+				failed += run(test);
+			}
+	printf("%d of %d failed\n", failed, count);
+	return failed || !count;
+}
