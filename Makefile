@@ -55,8 +55,8 @@ vm-deps:
 	$(MAKE) --no-print-directory -C integration/vm/kernels
 
 test-vm: vm-deps
-	CORSA_VM_KERNELS='6.1 6.12' CORSA_VM_ENGINES='kmod fork' \
-		$(GO) test -count=1 -timeout 2h -v ./integration/vm/...
+	CORSA_VM_KERNELS='6.1 6.12' CORSA_VM_ENGINES='kmod fork' CORSA_VM_LONG=1 \
+		$(GO) test -count=1 -timeout 3h -v ./integration/vm/...
 
 # A kernel that checks itself is some thirty times slower.
 test-vm-debug:

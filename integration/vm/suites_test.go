@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"corsa.dev/corsa/integration/vm"
 	"corsa.dev/corsa/integration/vm/vmtest"
@@ -12,6 +13,9 @@ import (
 
 // enginesVariable names an environment variable that lists the engines whose tests are run in the VM.
 const enginesVariable = "CORSA_VM_ENGINES"
+
+// longVariable names an environment variable that has the suites repeat as much as they do on the host.
+const longVariable = "CORSA_VM_LONG"
 
 func engines() []string {
 	if asked := strings.Fields(os.Getenv(enginesVariable)); len(asked) > 0 {
@@ -25,12 +29,17 @@ func TestConformance(t *testing.T) {
 	for _, engine := range engines() {
 		t.Run(engine, func(t *testing.T) {
 			each(t, func(t *testing.T, k vm.Kernel) {
-				o := vm.Options{Kernel: k.Name, SMP: 2, Memory: 1536}
+				// A suite holds ten states of 128 MiB at a time. Memory that is not used costs the host nothing.
+				o := vm.Options{Kernel: k.Name, SMP: 2, Memory: 3072, Timeout: 25 * time.Minute}
 				if engine == "kmod" {
 					o.Load = loadCorsa(t, k)
 				}
+				var args []string
+				if os.Getenv(longVariable) == "" {
+					args = []string{"-test.short"}
+				}
 				vmtest.Run(t, vmtest.Suite{
-					Package: "corsa.dev/corsa/runtime/engine/" + engine, EngineTest: true, NoSkips: true, Options: o,
+					Args: args, Package: "corsa.dev/corsa/runtime/engine/" + engine, EngineTest: true, NoSkips: true, Options: o,
 				})
 			})
 		})
@@ -58,7 +67,9 @@ func TestModule(t *testing.T) {
 
 // So does its Binder gate, with the driver of each kernel.
 func TestBinderGate(t *testing.T) {
-	each(t, func(t *testing.T, k vm.Kernel) { cTests(t, k, k.GateTest(), append([]string{"binder"}, loadCorsa(t, k)...)) })
+	each(t, func(t *testing.T, k vm.Kernel) {
+		cTests(t, k, k.GateTest(), append([]string{"binder"}, loadCorsa(t, k)...))
+	})
 }
 
 // cTests runs a program of tests in C with the modules of load, and unloads corsa then.

@@ -17,7 +17,7 @@ func (e *KernelError) Error() string {
 	return fmt.Sprintf("kernel %s: %s\n--- console ---\n%s", e.Kernel, e.Line, e.Console)
 }
 
-// Each of these is a fault of the kernel or of a module in it, never of a program.
+// Each of these is a fault of the kernel, of a module in it or of the VM, never of a program.
 var complaints = regexp.MustCompile(strings.Join([]string{
 	`Kernel panic`,
 	`\bOops\b`,
@@ -36,6 +36,7 @@ var complaints = regexp.MustCompile(strings.Join([]string{
 	`unable to handle`,
 	`general protection fault, `, // a program's reads "traps: NAME[PID] general protection fault ip:…"
 	`double fault`,
+	`Out of memory: Killed process`, // the VM was too small; the test that it hit would not know why
 	`stack-protector:`,
 	`usercopy: Kernel memory`,
 }, "|"))

@@ -35,9 +35,11 @@ type Options struct {
 	// and one of the blockers' objects contains the word; the suite asserts the refusal instead of the state. "init"
 	// stands for a service that is pid 1 of its pid namespace.
 	Refuses map[string]string
-	// ParkCycles is how often the dormancy tests park and activate; 0 means 1000.
+	// ParkCycles is how often the dormancy tests park and activate; 0 means 1000, or 200 with
+	// -test.short.
 	ParkCycles int
-	// Deaths is how often the engine is killed in each of the tests of its death; 0 means 50.
+	// Deaths is how often the engine is killed in each of the tests of its death; 0 means 50, or 10 with
+	// -test.short.
 	Deaths int
 }
 
@@ -65,11 +67,15 @@ func Run(t *testing.T, newEngine func(t *testing.T) engine.Engine, opts Options)
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
+	cycles, deaths := 1000, 50
+	if testing.Short() {
+		cycles, deaths = 200, 10
+	}
 	if opts.ParkCycles == 0 {
-		opts.ParkCycles = 1000
+		opts.ParkCycles = cycles
 	}
 	if opts.Deaths == 0 {
-		opts.Deaths = 50
+		opts.Deaths = deaths
 	}
 	s := &suite{newEngine: newEngine, opts: opts, build: newBuilder(t)}
 	startReaper(t, s.build.dir)
