@@ -431,7 +431,7 @@ static bool all_at_boundary(struct corsa_session *session,
  * faster.
  */
 static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
-			    bool lazy)
+			    enum manner manner)
 {
 	struct corsa_record *record = session->active;
 	u64 deadline = ktime_get_ns() + min_t(u64, timeout_ns, NSEC_PER_SEC * 3600);
@@ -443,7 +443,7 @@ static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
 		return 0;
 	for (;;) {
 		if (all_asleep(session)) {
-			ret = switch_to_record(session, NULL, false, lazy,
+			ret = switch_to_record(session, NULL, false, manner,
 					       CORSA_PATIENCE);
 			if (ret)
 				return ret;
@@ -491,7 +491,7 @@ long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 			return -EOPNOTSUPP;
 		if (args->flags & CORSA_ACTIVATE_BOUNDARY) {
 			ret = park_at_boundary(session, args->timeout_ns,
-					       lazy);
+					       manner);
 			if (ret)
 				return ret;
 		} else if (args->timeout_ns) {

@@ -175,14 +175,19 @@ static void ended_locked(struct corsa_ticket *ticket, const void *unused)
 {
 	struct corsa_session *session = ticket->gate->session;
 
-	if (ticket->outgoing)
+	if (ticket->outgoing) {
 		linger_locked(ticket, ticket->by);
-	else if (ticket->oneway)
+		/* It may have read the reply already, and be gone. */
+		if (ticket->by != task_pid_nr(current) &&
+		    corsa_driver_idle_locked(ticket->gate, ticket->by))
+			corsa_ticket_release_locked(ticket);
+	} else if (ticket->oneway) {
 		ticket->delivered = true;
-	else if (same_thread_group(current, session->leader))
+	} else if (same_thread_group(current, session->leader)) {
 		linger_locked(ticket, task_pid_nr(current));
-	else
+	} else {
 		corsa_ticket_release_locked(ticket);
+	}
 }
 
 void corsa_ticket_ended(const struct binder_transaction *t)

@@ -235,7 +235,7 @@ int conn_call(struct conn *conn, uint32_t handle, uint32_t code, uint32_t flags,
 	}
 }
 
-int conn_serve(struct conn *conn, handler handle)
+static int serve(struct conn *conn, handler handle, int once)
 {
 	struct message message;
 	uint32_t command;
@@ -250,5 +250,20 @@ int conn_serve(struct conn *conn, handler handle)
 		}
 		get_message(conn, &message);
 		handle(conn, &message);
+		if (once)
+			break;
 	}
+	put_command(conn, BC_EXIT_LOOPER);
+	conn_flush(conn);
+	return 0;
+}
+
+int conn_serve_one(struct conn *conn, handler handle)
+{
+	return serve(conn, handle, 1);
+}
+
+int conn_serve(struct conn *conn, handler handle)
+{
+	return serve(conn, handle, 0);
 }

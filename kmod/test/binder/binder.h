@@ -58,6 +58,8 @@ void conn_free(struct conn *conn, const struct message *message);
 /* Writes what has not been written. */
 void conn_flush(struct conn *conn);
 void conn_acquire(struct conn *conn, uint32_t handle);
+/* Serves one message. -1: the driver says so. */
+int conn_serve_one(struct conn *conn, handler handle);
 /* Serves for ever. -1: the driver says so. */
 int conn_serve(struct conn *conn, handler handle);
 

@@ -11,7 +11,16 @@ struct steps {
 	uint32_t done;
 };
 int app_steps(uint32_t uid, void *data);
+int app_say(uint32_t uid, void *data);
 
-extern const struct test route_tests[];
+/* What a client says once. */
+struct say {
+	const char *device;
+	uint32_t code;
+	uint32_t value;
+};
+
+extern const struct test route_tests[], call_tests[], death_tests[];
+extern const struct test stress_tests[], bench_tests[];
 
 #endif

@@ -95,6 +95,11 @@ int client_lend(struct conn *conn, uint32_t code, int nest,
 	return call_with(conn, code, 0, &parcel, answer, on_called);
 }
 
+int client_be_called(struct conn *conn)
+{
+	return conn_serve_one(conn, on_called);
+}
+
 pid_t client_fork(uint32_t uid, app run, void *data)
 {
 	pid_t pid = fork();

@@ -20,6 +20,8 @@ int client_say(struct conn *conn, uint32_t code, uint32_t value,
 /* The same with an object of ours, which is called; it calls back if told to. */
 int client_lend(struct conn *conn, uint32_t code, int nest,
 		struct answer *answer);
+/* Waits until the object that was lent is called. */
+int client_be_called(struct conn *conn);
 extern uint32_t client_called; /* so often the object was called */
 
 /* A child process that runs app(uid, data) and exits with what it returns. */
