@@ -201,12 +201,13 @@ static enum gate_call choose_for_gate(struct corsa_thread *thread,
 	/* Now that it is marked: */
 	sleeps = asleep(thread);
 	waits = sleeps && corsa_reads_binder(task_pt_regs(thread->task));
-	returns = returns_to_binder(thread, to);
+	/* Nothing is queued for nobody. */
+	returns = !to || returns_to_binder(thread, to);
 	if (waits)
 		return returns ? LEAVE_ASLEEP : CALL_AND_WAIT;
 	if (!sleeps)
 		return thread->leaving ? CALL : CALL_AND_WAIT;
-	if (returns || has_work(thread, to))
+	if (to && (returns || has_work(thread, to)))
 		return CALL;
 	*idle = true;
 	return LEAVE_ASLEEP;
@@ -258,12 +259,12 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	if (to)
 		session->last = to;
 	atomic_inc(&session->fence);
-	if (manner == FOR_GATE && to)
+	if (manner == FOR_GATE)
 		left = kick_for_gate_locked(session, to);
 	else
 		await_locked(session, manner != ALL);
 	spin_unlock(&session->lock);
-	if (manner == LAZY || (manner == FOR_GATE && !to))
+	if (manner == LAZY)
 		left = kick_lazily(session, to);
 	else if (manner == ALL)
 		corsa_threads_kick(session);

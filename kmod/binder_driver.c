@@ -20,6 +20,7 @@
 	X(void, binder_free_transaction, struct binder_transaction *)          \
 	X(void, binder_free_buf, struct binder_proc *, struct binder_thread *, \
 	  struct binder_buffer *, bool)                                        \
+	X(void, binder_dec_node_tmpref, struct binder_node *)                  \
 	X(struct binder_buffer *, binder_alloc_prepare_to_free,                \
 	  struct binder_alloc *, uintptr_t)
 
@@ -101,6 +102,29 @@ bool corsa_driver_idle_locked(const struct corsa_gate *gate, pid_t tid)
 		spin_unlock(&proc->inner_lock);
 	}
 	return idle;
+}
+
+void corsa_driver_put_node(struct binder_node *node)
+{
+	static_call(corsa_binder_dec_node_tmpref)(node);
+}
+
+int corsa_driver_last_node(const struct corsa_gate *gate)
+{
+	struct rb_node *link;
+	int last = 0;
+	u32 i;
+
+	for (i = 0; i < gate->proc_count; i++) {
+		struct binder_proc *proc = gate->procs[i];
+
+		spin_lock(&proc->inner_lock);
+		for (link = rb_first(&proc->nodes); link; link = rb_next(link))
+			last = max(last, rb_entry(link, struct binder_node,
+						  rb_node)->debug_id);
+		spin_unlock(&proc->inner_lock);
+	}
+	return last;
 }
 
 /* Deeper than any thread is nested; what is beyond stays until the end. */

@@ -34,6 +34,20 @@ static void gate_put(struct corsa_gate *gate)
 		corsa_session_put(gate->session);
 }
 
+static int turn_to(struct corsa_gate *gate, struct corsa_record *record,
+		   long left)
+{
+	int ret = 0;
+
+	if (corsa_nodes_in_the_way(gate, record->id)) {
+		ret = corsa_switch_for_gate(gate->session, NULL, left);
+		if (ret)
+			return ret;
+		corsa_nodes_show(gate, record->id);
+	}
+	return corsa_switch_for_gate(gate->session, record, left);
+}
+
 /*
  * Makes instance id the active one. The token is ours, so nobody else wants
  * another. -ENOENT: it cannot run.
@@ -58,7 +72,7 @@ static int activate(struct corsa_gate *gate, u32 id, long left)
 	else if (READ_ONCE(gate->ready) == id)
 		ret = other = 0;
 	else
-		ret = corsa_switch_for_gate(session, record, left);
+		ret = turn_to(gate, record, left);
 	if (!ret) {
 		spin_lock(&gate->lock);
 		/* Unless it has crashed already. */
@@ -88,7 +102,8 @@ static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
 	u32 seen = gate->generation;
 	long ret;
 
-	route->waiting++;
+	if (route)
+		route->waiting++;
 	gate->stats.waits++;
 	gate->stats.waiting++;
 	spin_unlock(&gate->lock);
@@ -97,7 +112,8 @@ static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
 					  READ_ONCE(gate->over), *left);
 	spin_lock(&gate->lock);
 	gate->stats.waiting--;
-	route->waiting--;
+	if (route)
+		route->waiting--;
 	*left = max(ret, 0L);
 	if (ret < 0)
 		return -EINTR;
@@ -109,10 +125,11 @@ static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
  * Drops the lock in between. Without a token and with 0 if the gate is over.
  */
 static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
-			 u64 key, long *left)
+			 const struct binder_node *node, u64 key, long *left)
 {
 	struct corsa_waiter waiter = {};
 	struct corsa_route *route;
+	u32 owner;
 	int ret;
 
 	if (gate->count && within_call_locked(gate)) {
@@ -121,8 +138,19 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 		corsa_token_take_locked(gate, ticket->id);
 		return 0;
 	}
+	ret = corsa_node_owner_locked(gate, node, &owner);
+	if (ret)
+		return ret;
 	for (;;) {
-		route = corsa_route_locked(gate, key);
+		route = owner == CORSA_NONE ?
+				corsa_route_locked(gate, key) :
+				corsa_route_find_locked(gate, key);
+		if (owner != CORSA_NONE && (!route || route->id != owner)) {
+			/* An object that one app has given to another. */
+			route = NULL;
+			ticket->id = owner;
+			break;
+		}
 		if (!route)
 			return -ENOSPC;
 		if (gate->over)
@@ -136,7 +164,8 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 		if (ret)
 			return ret;
 	}
-	corsa_route_count_locked(gate, route, ticket->oneway);
+	if (route)
+		corsa_route_count_locked(gate, route, ticket->oneway);
 	if (corsa_token_free_locked(gate, ticket->id)) {
 		corsa_token_take_locked(gate, ticket->id);
 		return 0;
@@ -148,14 +177,15 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 /* The instance could not be made active. */
 static int lost_locked(struct corsa_gate *gate, u64 key, u32 id, long *left)
 {
-	struct corsa_route *route = corsa_route_locked(gate, key);
+	struct corsa_route *route = corsa_route_find_locked(gate, key);
 
-	if (!route || gate->over)
+	if (gate->over)
 		return 0;
-	/* It may have been given another in the meantime. */
-	if (route->id != id)
-		return 0;
-	corsa_route_want_locked(gate, route);
+	/* It may have been given another in the meantime, or never had this. */
+	if (route && route->id != id)
+		route = NULL;
+	if (route)
+		corsa_route_want_locked(gate, route);
 	return wait_for_change(gate, route, left);
 }
 
@@ -163,7 +193,7 @@ static void count_failure_locked(struct corsa_gate *gate, int error)
 {
 	if (error == -EINTR)
 		gate->stats.interrupted++;
-	else
+	else if (error == -ETIMEDOUT)
 		gate->stats.timeouts++;
 }
 
@@ -186,7 +216,8 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 	gate->stats.transactions++;
 	gate->stats.oneway += ticket->oneway;
 	for (;;) {
-		ret = obtain_locked(gate, ticket, key, &left);
+		ret = obtain_locked(gate, ticket, t->buffer->target_node, key,
+				    &left);
 		if (ret || gate->over)
 			break;
 		corsa_ticket_put_in_locked(ticket);
@@ -300,7 +331,7 @@ int corsa_gate_pass(struct binder_transaction *t, struct binder_proc *to,
 	}
 	gate_put(target);
 	gate_put(own);
-	return ret ? BR_FAILED_REPLY : 0;
+	return !ret ? 0 : ret == -EPIPE ? BR_DEAD_REPLY : BR_FAILED_REPLY;
 }
 
 int corsa_gate_close(struct corsa_session *session)
@@ -367,6 +398,9 @@ static struct corsa_gate *create(struct corsa_session *session,
 	INIT_LIST_HEAD(&gate->tickets);
 	INIT_LIST_HEAD(&gate->spare);
 	hash_init(gate->routes);
+	hash_init(gate->node_table);
+	INIT_LIST_HEAD(&gate->nodes);
+	gate->shown = CORSA_NONE;
 	init_waitqueue_head(&gate->changed);
 	INIT_WORK(&gate->abort, corsa_abort_work);
 	return gate;
@@ -407,6 +441,7 @@ long corsa_gate_enable(struct corsa_session *session,
 		return ret;
 	}
 	gate->proc_count = corsa_shadow_procs(gate->shadow, gate->procs);
+	gate->last_common_node = corsa_driver_last_node(gate);
 	args->devices = gate->proc_count;
 	args->hook = corsa_hook_kind();
 	/* Probes may use it from here on. */
@@ -445,6 +480,7 @@ void corsa_gate_end(struct corsa_session *session)
 	if (crashed)
 		corsa_record_put(crashed);
 	corsa_tickets_drop(gate);
+	corsa_nodes_end(gate);
 	corsa_shadow_put(gate->shadow);
 	gate->shadow = NULL;
 }

@@ -41,6 +41,13 @@ void corsa_gate_open(struct corsa_session *session);
 /* Records have changed: those who wait for one should look again. */
 void corsa_gate_look_again(struct corsa_session *session);
 
+/*
+ * Instance id has become what image is (NULL: is gone). What it has created
+ * since is not there any more. Holds control.
+ */
+void corsa_nodes_restored(struct corsa_session *session, u32 id,
+			  const struct corsa_record *image);
+
 /* The active instance has crashed. Any context that may take a spinlock. */
 void corsa_gate_crashed(struct corsa_record *record);
 void corsa_gate_thread_died(struct corsa_thread *thread);
@@ -103,6 +110,11 @@ static inline void corsa_gate_open(struct corsa_session *session)
 }
 
 static inline void corsa_gate_look_again(struct corsa_session *session)
+{
+}
+
+static inline void corsa_nodes_restored(struct corsa_session *session, u32 id,
+					const struct corsa_record *image)
 {
 }
 

@@ -111,6 +111,12 @@ static void on_received(void *unused, struct binder_transaction *t)
 	corsa_ticket_received(t);
 }
 
+static void on_node(void *unused, struct binder_transaction *t,
+		    struct binder_node *node, struct binder_ref_data *data)
+{
+	corsa_node_sent(node);
+}
+
 static void on_ioctl_done(void *unused, int ret)
 {
 	corsa_ticket_ioctl_done();
@@ -127,6 +133,7 @@ static struct {
 	{ "binder_transaction_update_buffer_release", on_buffer },
 	{ "binder_transaction_received", on_received },
 	{ "binder_ioctl_done", on_ioctl_done },
+	{ "binder_transaction_node_to_ref", on_node },
 };
 
 static void match(struct tracepoint *point, void *unused)

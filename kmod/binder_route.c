@@ -8,7 +8,7 @@
 #include "record.h"
 #include "session.h"
 
-static struct corsa_route *find_locked(struct corsa_gate *gate, u64 key)
+struct corsa_route *corsa_route_find_locked(struct corsa_gate *gate, u64 key)
 {
 	struct corsa_route *route;
 
@@ -30,7 +30,7 @@ static struct corsa_route *make_locked(struct corsa_gate *gate, u64 key)
 	spin_lock(&gate->lock);
 	if (!route)
 		return NULL;
-	other = find_locked(gate, key);
+	other = corsa_route_find_locked(gate, key);
 	if (other || gate->route_count == CORSA_ROUTES_MAX) {
 		kfree(route);
 		return other;
@@ -44,7 +44,7 @@ static struct corsa_route *make_locked(struct corsa_gate *gate, u64 key)
 
 struct corsa_route *corsa_route_locked(struct corsa_gate *gate, u64 key)
 {
-	struct corsa_route *route = find_locked(gate, key);
+	struct corsa_route *route = corsa_route_find_locked(gate, key);
 
 	return route ? route : make_locked(gate, key);
 }

@@ -30,6 +30,7 @@ struct area {
 	struct corsa_shadow *shadow;
 	struct mmu_interval_notifier notifier;
 	struct address_space mapping;
+	struct file *file;	/* the driver's; keeps proc */
 	struct binder_proc *proc;
 	unsigned long start;
 	unsigned long size;
@@ -121,11 +122,14 @@ static const struct mmu_interval_notifier_ops notifier_ops = {
 static void release_work(struct work_struct *work)
 {
 	struct corsa_shadow *shadow;
+	struct area *area;
 
 	shadow = container_of(work, struct corsa_shadow, release);
-	while (shadow->count--)
-		mmu_interval_notifier_remove(
-			&shadow->areas[shadow->count].notifier);
+	while (shadow->count--) {
+		area = &shadow->areas[shadow->count];
+		mmu_interval_notifier_remove(&area->notifier);
+		fput(area->file);
+	}
 	mmput(shadow->home);
 	kfree(shadow);
 	module_put(THIS_MODULE);
@@ -278,7 +282,8 @@ static int find_areas(struct corsa_shadow *shadow)
 		area->shadow = shadow;
 		area->start = vma->vm_start;
 		area->size = vma->vm_end - vma->vm_start;
-		area->proc = corsa_driver_proc(vma->vm_file);
+		area->file = get_file(vma->vm_file);
+		area->proc = corsa_driver_proc(area->file);
 		address_space_init_once(&area->mapping);
 		area->mapping.a_ops = &empty_aops;
 		shadow->count++;
@@ -326,6 +331,8 @@ struct corsa_shadow *corsa_shadow_create(struct mm_struct *mm)
 	if (!ret)
 		ret = watch(shadow);
 	if (ret) {
+		while (shadow->count--)
+			fput(shadow->areas[shadow->count].file);
 		mmput(mm);
 		kfree(shadow);
 		return ERR_PTR(ret);

@@ -13,6 +13,7 @@
 #include "binder_gate.h"
 
 struct binder_buffer;
+struct binder_node;
 struct binder_proc;
 struct binder_thread;
 struct binder_transaction;
@@ -85,6 +86,10 @@ struct corsa_gate {
 	u32 spare_count;
 	u32 route_count;
 	DECLARE_HASHTABLE(routes, 8);
+	struct list_head nodes;		/* struct corsa_node */
+	DECLARE_HASHTABLE(node_table, 6);
+	int last_common_node;		/* debug_id */
+	u32 shown;			/* instance whose nodes can be found */
 	struct corsa_binder_stats stats;
 
 	wait_queue_head_t changed;	/* generation, over */
@@ -165,6 +170,8 @@ struct corsa_gate *corsa_gate_of(struct task_struct *task);
  * May drop the lock to make the route: *route is NULL if that failed.
  */
 struct corsa_route *corsa_route_locked(struct corsa_gate *gate, u64 key);
+/* NULL: there is none. */
+struct corsa_route *corsa_route_find_locked(struct corsa_gate *gate, u64 key);
 /* A transaction of the route goes on. */
 void corsa_route_count_locked(struct corsa_gate *gate,
 			      struct corsa_route *route, bool oneway);
@@ -174,6 +181,19 @@ void corsa_routes_free(struct corsa_gate *gate);
 /* binder_origin.c: names the app that t comes from. Current is the sender. */
 u64 corsa_origin_key(const struct corsa_gate *gate,
 		     const struct binder_transaction *t);
+
+/* binder_node.c: the objects of instances */
+
+/* Current has sent it out of its process. */
+void corsa_node_sent(struct binder_node *node);
+/* CORSA_NONE: it is of all. -EPIPE: its instance has been rolled back. */
+int corsa_node_owner_locked(const struct corsa_gate *gate,
+			    const struct binder_node *node, u32 *id);
+/* Must no thread be in the driver when instance id becomes active? */
+bool corsa_nodes_in_the_way(struct corsa_gate *gate, u32 id);
+/* Lets the driver find the nodes of instance id, and of no other. */
+void corsa_nodes_show(struct corsa_gate *gate, u32 id);
+void corsa_nodes_end(struct corsa_gate *gate);
 
 /* binder_hook.c */
 
@@ -189,6 +209,9 @@ struct binder_proc *corsa_driver_proc(const struct file *file);
 bool corsa_driver_idle_locked(const struct corsa_gate *gate, pid_t tid);
 /* Resolves what abort needs. -ENOSYS */
 int corsa_driver_init(void);
+void corsa_driver_put_node(struct binder_node *node);
+/* The youngest node that there is. */
+int corsa_driver_last_node(const struct corsa_gate *gate);
 /* Ends all transactions of the process. Holds gate->driver. */
 void corsa_driver_abort(struct corsa_gate *gate);
 

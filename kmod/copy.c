@@ -242,6 +242,7 @@ long corsa_restore(struct corsa_session *session, struct corsa_restore *args,
 		return ret;
 	}
 	corsa_record_replace(old, record);
+	corsa_nodes_restored(session, old->id, image);
 	/* Cannot fail for long: its threads are parked or have been called. */
 	ret = corsa_record_evacuate(old);
 	corsa_record_put(old);

@@ -3,6 +3,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "binder_gate.h"
 #include "record.h"
 #include "session.h"
 #include "swap.h"
@@ -225,6 +226,7 @@ long corsa_record_discard(struct corsa_session *session, u32 id)
 		return ret;
 	}
 	corsa_record_remove(record);
+	corsa_nodes_restored(session, id, NULL);
 	spin_lock(&session->lock);
 	session->stats.sum.discards++;
 	spin_unlock(&session->lock);

@@ -160,9 +160,21 @@ void conn_free(struct conn *conn, const struct message *message)
 	put(conn, &message->head.data.ptr.buffer, sizeof(binder_uintptr_t));
 }
 
+void conn_enter(struct conn *conn)
+{
+	put_command(conn, BC_ENTER_LOOPER);
+	conn_flush(conn);
+}
+
 void conn_acquire(struct conn *conn, uint32_t handle)
 {
 	put_command(conn, BC_ACQUIRE);
+	put(conn, &handle, sizeof(handle));
+}
+
+void conn_release(struct conn *conn, uint32_t handle)
+{
+	put_command(conn, BC_RELEASE);
 	put(conn, &handle, sizeof(handle));
 }
 
@@ -207,8 +219,13 @@ int conn_call(struct conn *conn, uint32_t handle, uint32_t code, uint32_t flags,
 	struct message nested;
 	uint32_t command;
 
-	if (conn->in_pos != conn->in_size)
-		abort(); /* called with unread commands: they would be lost */
+	/* What came with the last thing that was read. */
+	while (conn->in_pos != conn->in_size) {
+		get(conn, &command, sizeof(command));
+		if (command == BR_TRANSACTION || command == BR_REPLY)
+			abort();
+		acknowledge(conn, command);
+	}
 	if (send_parcel(conn, BC_TRANSACTION, &head, parcel, 1))
 		return -1;
 	for (;;) {
@@ -253,7 +270,6 @@ static int serve(struct conn *conn, handler handle, int once)
 		if (once)
 			break;
 	}
-	put_command(conn, BC_EXIT_LOOPER);
 	conn_flush(conn);
 	return 0;
 }

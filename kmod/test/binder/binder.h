@@ -57,7 +57,10 @@ void conn_reply(struct conn *conn, const struct parcel *parcel);
 void conn_free(struct conn *conn, const struct message *message);
 /* Writes what has not been written. */
 void conn_flush(struct conn *conn);
+/* From now on the thread serves as well. */
+void conn_enter(struct conn *conn);
 void conn_acquire(struct conn *conn, uint32_t handle);
+void conn_release(struct conn *conn, uint32_t handle);
 /* Serves one message. -1: the driver says so. */
 int conn_serve_one(struct conn *conn, handler handle);
 /* Serves for ever. -1: the driver says so. */

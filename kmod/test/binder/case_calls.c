@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cases.h"
@@ -50,7 +51,10 @@ static void test_callbacks(void)
 	binder_service_stop(&service);
 }
 
-/* The service calls back when it is not being called. */
+/*
+ * The service calls back when it is not being called. What an instance does on
+ * its own goes on only while it is active: so the app keeps it so.
+ */
 static int app_alone(uint32_t uid, void *data)
 {
 	struct steps *steps = data;
@@ -62,6 +66,9 @@ static int app_alone(uint32_t uid, void *data)
 	for (k = 1; k <= steps->count; k++) {
 		if (client_lend(&conn, CODE_CALL_ALONE, 0, &answer))
 			return 1;
+		while (!client_is_called(&conn, 20))
+			if (client_say(&conn, CODE_NAP, 1, &answer))
+				return 2;
 		if (client_be_called(&conn) ||
 		    client_say(&conn, CODE_NAP, 0, &answer))
 			return 2;
@@ -120,6 +127,98 @@ static void test_oneway_flood(void)
 	must_be_idle(session);
 	gate_stats(session, &stats);
 	must_equal(stats.oneway, 600);
+	binder_service_stop(&service);
+}
+
+/* Each app's object is at the same address, and is another. */
+static int app_object(uint32_t uid, void *data)
+{
+	struct steps *steps = data;
+	uint32_t k, handle, calls = 0, i;
+	struct answer answer;
+	struct conn conn;
+
+	client_open(&conn, steps->device, uid);
+	for (k = 1; k <= steps->count; k++) {
+		handle = client_get(&conn, &answer);
+		if (!handle)
+			return 1;
+		for (i = 1; i <= 5; i++) {
+			if (client_step_on(&conn, handle, uid, i, &answer))
+				return 2;
+			calls++;
+			if (answer.object != calls || answer.wrong ||
+			    answer.owner != uid ||
+			    answer.steps != k + calls) {
+				printf("uid %u: call %u of object: %u, owner %u, wrong %x, steps %u\n",
+				       uid, calls, answer.object, answer.owner,
+				       answer.wrong, answer.steps);
+				return 3;
+			}
+		}
+		conn_release(&conn, handle);
+		conn_flush(&conn);
+	}
+	return 0;
+}
+
+static void test_objects(void)
+{
+	struct binder_service service;
+	int session = start_gated(&service, "objects", CORSA_BINDER_EUID, 0);
+	struct steps steps = { service.device, 20 };
+
+	gate_branches(session, 3, NULL);
+	must_equal(clients_run(3, app_object, &steps), 0);
+	must_be_idle(session);
+	/* The driver has them all again. */
+	close(session);
+	steps.count = 0;
+	must_equal(clients_run(3, app_object, &steps), 0);
+	binder_service_stop(&service);
+}
+
+/* What an instance has made after a checkpoint is not there after a restore. */
+static int app_stale(uint32_t uid, void *data)
+{
+	struct say *say = data;
+	struct answer answer;
+	struct conn conn;
+	uint32_t handle;
+
+	client_open(&conn, say->device, uid);
+	handle = client_get(&conn, &answer);
+	if (!handle || client_step_on(&conn, handle, uid, 1, &answer))
+		return 1;
+	/* The test restores the instance when it is told to. */
+	raise(SIGSTOP);
+	if (client_step_on(&conn, handle, uid, 2, &answer) != BR_DEAD_REPLY)
+		return 2;
+	if (client_step(&conn, uid, 1, 0, &answer) || answer.steps != 1)
+		return 3;
+	/* And it may make one anew. */
+	handle = client_get(&conn, &answer);
+	return handle && !client_step_on(&conn, handle, uid, 3, &answer) &&
+	       !answer.wrong ? 0 : 4;
+}
+
+static void test_stale_object(void)
+{
+	struct binder_service service;
+	int session = start_gated(&service, "stale", CORSA_BINDER_EUID, 0);
+	struct say say = { service.device };
+	uint32_t id, image;
+	int status;
+	pid_t pid;
+
+	gate_branches(session, 1, &id);
+	image = must_image(session, id);
+	pid = client_fork(FIRST_UID, app_stale, &say);
+	must(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+	must(!corsa_restore_to(session, image, id));
+	kill(pid, SIGCONT);
+	must_equal(client_wait(pid), 0);
+	must_be_idle(session);
 	binder_service_stop(&service);
 }
 
@@ -217,6 +316,8 @@ const struct test call_tests[] = {
 	{ "callbacks", test_callbacks },
 	{ "alone", test_alone },
 	{ "oneway-flood", test_oneway_flood },
+	{ "objects", test_objects },
+	{ "stale-object", test_stale_object },
 	{ "checkpoints", test_checkpoints },
 	{ "pages-taken", test_pages_taken },
 	{ "detach", test_detach },

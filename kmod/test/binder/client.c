@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,12 +29,13 @@ void client_open(struct conn *conn, const char *device, uint32_t uid)
 	conn_init(conn, fd);
 }
 
-static int call_with(struct conn *conn, uint32_t code, uint32_t flags,
-		     const struct parcel *parcel, struct answer *answer,
-		     handler nested)
+static int call_on(struct conn *conn, uint32_t handle, uint32_t code,
+		   uint32_t flags,
+		   const struct parcel *parcel, struct answer *answer,
+		   handler nested)
 {
 	struct message message;
-	int ret = conn_call(conn, 0, code, flags, parcel, &message, nested);
+	int ret = conn_call(conn, handle, code, flags, parcel, &message, nested);
 
 	if (ret || flags & TF_ONE_WAY)
 		return ret;
@@ -46,8 +48,31 @@ static int call_with(struct conn *conn, uint32_t code, uint32_t flags,
 	return 0;
 }
 
-int client_step(struct conn *conn, uint32_t uid, uint32_t k, uint32_t flags,
-		struct answer *answer)
+static int call_with(struct conn *conn, uint32_t code, uint32_t flags,
+		     const struct parcel *parcel, struct answer *answer,
+		     handler nested)
+{
+	return call_on(conn, 0, code, flags, parcel, answer, nested);
+}
+
+uint32_t client_get(struct conn *conn, struct answer *answer)
+{
+	struct parcel nothing = { .data = "" };
+	struct message message;
+
+	if (conn_call(conn, 0, CODE_OBJECT, 0, &nothing, &message, NULL))
+		return 0;
+	if (!message.has_object || message.size < sizeof(*answer))
+		return 0;
+	memcpy(answer, message.data, sizeof(*answer));
+	conn_acquire(conn, message.object.handle);
+	conn_free(conn, &message);
+	conn_flush(conn);
+	return message.object.handle;
+}
+
+static int step_on(struct conn *conn, uint32_t handle, uint32_t uid, uint32_t k,
+		   uint32_t flags, struct answer *answer)
 {
 	uint32_t words[PAYLOAD_WORDS], seed = seed_of(uid, k), i;
 	struct parcel parcel = { .data = words, .size = sizeof(words) };
@@ -55,7 +80,19 @@ int client_step(struct conn *conn, uint32_t uid, uint32_t k, uint32_t flags,
 	words[0] = seed;
 	for (i = 1; i < PAYLOAD_WORDS; i++)
 		words[i] = word(seed, i);
-	return call_with(conn, CODE_STEP, flags, &parcel, answer, NULL);
+	return call_on(conn, handle, CODE_STEP, flags, &parcel, answer, NULL);
+}
+
+int client_step(struct conn *conn, uint32_t uid, uint32_t k, uint32_t flags,
+		struct answer *answer)
+{
+	return step_on(conn, 0, uid, k, flags, answer);
+}
+
+int client_step_on(struct conn *conn, uint32_t handle, uint32_t uid, uint32_t k,
+		   struct answer *answer)
+{
+	return step_on(conn, handle, uid, k, 0, answer);
 }
 
 int client_say(struct conn *conn, uint32_t code, uint32_t value,
@@ -95,6 +132,15 @@ int client_lend(struct conn *conn, uint32_t code, int nest,
 	return call_with(conn, code, 0, &parcel, answer, on_called);
 }
 
+int client_is_called(struct conn *conn, int ms)
+{
+	/* Only threads that serve are told of calls. */
+	conn_enter(conn);
+	struct pollfd p = { .fd = conn->fd, .events = POLLIN };
+
+	return poll(&p, 1, ms) == 1;
+}
+
 int client_be_called(struct conn *conn)
 {
 	return conn_serve_one(conn, on_called);
@@ -102,8 +148,10 @@ int client_be_called(struct conn *conn)
 
 pid_t client_fork(uint32_t uid, app run, void *data)
 {
-	pid_t pid = fork();
+	pid_t pid;
 
+	fflush(stdout);
+	pid = fork();
 	must(pid >= 0);
 	if (!pid) {
 		int ret;

@@ -17,10 +17,17 @@ int client_step(struct conn *conn, uint32_t uid, uint32_t k, uint32_t flags,
 /* A call with one word. */
 int client_say(struct conn *conn, uint32_t code, uint32_t value,
 	       struct answer *answer);
-/* The same with an object of ours, which is called; it calls back if told to. */
+/* Asks for an object of the service; its handle, or 0. */
+uint32_t client_get(struct conn *conn, struct answer *answer);
+/* client_step() on it. */
+int client_step_on(struct conn *conn, uint32_t handle, uint32_t uid, uint32_t k,
+		   struct answer *answer);
+/* client_say() with an object of ours, which is called; it calls back if told to. */
 int client_lend(struct conn *conn, uint32_t code, int nest,
 		struct answer *answer);
-/* Waits until the object that was lent is called. */
+/* Is a call of the object that was lent there, within ms? */
+int client_is_called(struct conn *conn, int ms);
+/* Waits for it, and answers. */
 int client_be_called(struct conn *conn);
 extern uint32_t client_called; /* so often the object was called */
 

@@ -206,6 +206,7 @@ void binder_service_start(struct binder_service *service, const char *name)
 	memset(service, 0, sizeof(*service));
 	must(!device_create(name, service->device, sizeof(service->device)));
 	must(!pipe(ready));
+	fflush(stdout);
 	service->pid = fork();
 	must(service->pid >= 0);
 	if (!service->pid) {
