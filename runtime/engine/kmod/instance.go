@@ -91,7 +91,7 @@ func (in *instance) Park(limit time.Duration) error {
 	}
 	var flags client.ActivateFlags
 	if limit > 0 {
-		flags = client.Boundary | client.Lazy // what sleeps at a boundary may go on sleeping
+		flags = client.Boundary
 	}
 	if err := s.session.Activate(client.None, flags, limit); err != nil {
 		return in.explain("park", err)
