@@ -40,8 +40,12 @@ static int __init fault_init(void)
 		preempt_enable();
 		rcu_read_unlock();
 	} else if (!strcmp(fault, "leak")) {
-		if (!kmalloc(300, GFP_KERNEL))
-			return -ENOMEM;
+		/* A stale copy of an address on some stack hides one of them. */
+		unsigned int i;
+
+		for (i = 0; i < 32; i++)
+			if (!kmalloc(300, GFP_KERNEL))
+				return -ENOMEM;
 	} else if (!strcmp(fault, "atomic")) {
 		spin_lock(&lock);
 		msleep(20);
