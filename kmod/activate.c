@@ -241,6 +241,18 @@ static bool kick_for_gate_locked(struct corsa_session *session,
 
 enum manner { ALL, LAZY, FOR_GATE };
 
+/*
+ * The gate may switch with every transaction. To call in each time who has
+ * nothing to do then would cost as much as the switch.
+ */
+static bool queue_sweep(struct corsa_session *session, enum manner manner)
+{
+	if (manner != FOR_GATE)
+		return kthread_queue_work(sweeper, &session->sweep);
+	return kthread_queue_delayed_work(sweeper, &session->later,
+					  msecs_to_jiffies(10));
+}
+
 /* The part that does not sleep: see the top of the file. */
 static void redirect(struct corsa_session *session, struct corsa_record *to,
 		     bool held, enum manner manner)
@@ -274,7 +286,7 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	wake_up_all(&session->parked);
 	if (left && to) {
 		corsa_session_get(session);
-		if (!kthread_queue_work(sweeper, &session->sweep))
+		if (!queue_sweep(session, manner))
 			corsa_session_put(session);
 	}
 }
@@ -289,18 +301,26 @@ void corsa_activate_redirected(struct corsa_session *session)
 	wake_up_all(&session->parked);
 }
 
-void corsa_activate_sweep(struct kthread_work *work)
+static void sweep(struct corsa_session *session)
 {
-	struct corsa_session *session;
 	struct corsa_thread *thread;
 
-	session = container_of(work, struct corsa_session, sweep);
 	spin_lock(&session->lock);
 	list_for_each_entry(thread, &session->threads, link)
 		if (!thread->parked && thread->cur != session->active)
 			corsa_thread_kick(thread);
 	spin_unlock(&session->lock);
 	corsa_session_put(session);
+}
+
+void corsa_activate_sweep(struct kthread_work *work)
+{
+	sweep(container_of(work, struct corsa_session, sweep));
+}
+
+void corsa_activate_sweep_later(struct kthread_work *work)
+{
+	sweep(container_of(work, struct corsa_session, later.work));
 }
 
 int corsa_activate_init(void)

@@ -19,6 +19,7 @@ void corsa_activate_exit(void);
 void corsa_activate_redirected(struct corsa_session *session);
 /* Calls threads that LAZY has let sleep. */
 void corsa_activate_sweep(struct kthread_work *work);
+void corsa_activate_sweep_later(struct kthread_work *work);
 
 /* All hold session->control. */
 long corsa_activate(struct corsa_session *session, struct corsa_activate *args);

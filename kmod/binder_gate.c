@@ -96,6 +96,22 @@ static bool within_call_locked(const struct corsa_gate *gate)
 	return false;
 }
 
+/*
+ * While the instance waits for an answer from outside, what is meant for it
+ * goes before the others: the answer may depend on that.
+ */
+static bool calls_out_locked(const struct corsa_gate *gate, u32 id)
+{
+	struct corsa_ticket *ticket;
+
+	if (!gate->count || gate->holder != id || gate->aborting || gate->shut)
+		return false;
+	list_for_each_entry(ticket, &gate->tickets, link)
+		if (ticket->outgoing && !ticket->over)
+			return true;
+	return false;
+}
+
 static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
 			   long *left)
 {
@@ -166,7 +182,8 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 	}
 	if (route)
 		corsa_route_count_locked(gate, route, ticket->oneway);
-	if (corsa_token_free_locked(gate, ticket->id)) {
+	if (corsa_token_free_locked(gate, ticket->id) ||
+	    calls_out_locked(gate, ticket->id)) {
 		corsa_token_take_locked(gate, ticket->id);
 		return 0;
 	}
@@ -287,6 +304,8 @@ static int leave(struct corsa_gate *gate, struct corsa_thread *thread,
 		return ret;
 	}
 	corsa_ticket_put_in_locked(ticket);
+	if (!ticket->oneway)
+		corsa_token_share_locked(gate);
 	spin_unlock(&gate->lock);
 	if (READ_ONCE(thread->gated)) {
 		ret = activate(gate, waiter.id, left);

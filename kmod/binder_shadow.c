@@ -110,8 +110,15 @@ static bool invalidate(struct mmu_interval_notifier *notifier,
 	if (!mmu_notifier_range_blockable(range))
 		return false;
 	mmu_interval_set_seq(notifier, seq);
+	/*
+	 * Notifiers of the instances' memory are called from here, within one
+	 * of the home's. Lockdep takes them for the same; they are of
+	 * different mms, and never call back into the home.
+	 */
+	lockdep_off();
 	if (start < end)
 		forget_pages(area, start, end);
+	lockdep_on();
 	return true;
 }
 
@@ -262,6 +269,13 @@ void corsa_shadow_exit(void)
 	worker = NULL;
 }
 
+/*
+ * The lock of our mappings is taken inside of notifiers, which those of files
+ * are not. Nothing anonymous is ever mapped in a shadow, so no lock of that
+ * kind is taken inside ours, and that is what makes the order safe.
+ */
+static struct lock_class_key mapping_key;
+
 static int find_areas(struct corsa_shadow *shadow)
 {
 	struct vm_area_struct *vma;
@@ -285,6 +299,7 @@ static int find_areas(struct corsa_shadow *shadow)
 		area->file = get_file(vma->vm_file);
 		area->proc = corsa_driver_proc(area->file);
 		address_space_init_once(&area->mapping);
+		lockdep_set_class(&area->mapping.i_mmap_rwsem, &mapping_key);
 		area->mapping.a_ops = &empty_aops;
 		shadow->count++;
 	}

@@ -116,6 +116,8 @@ void corsa_token_take_locked(struct corsa_gate *gate, u32 id);
 void corsa_token_give_locked(struct corsa_gate *gate);
 /* Lets those go on who may by now. */
 void corsa_token_grant_locked(struct corsa_gate *gate);
+/* Lets all go on that wait for the instance that has the token. */
+void corsa_token_share_locked(struct corsa_gate *gate);
 /* The thread should be on its way out before another instance is let in. */
 bool corsa_token_wanted_locked(const struct corsa_gate *gate);
 /*

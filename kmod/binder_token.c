@@ -92,6 +92,17 @@ void corsa_token_grant_locked(struct corsa_gate *gate)
 	}
 }
 
+void corsa_token_share_locked(struct corsa_gate *gate)
+{
+	struct corsa_waiter *waiter, *next;
+
+	lockdep_assert_held(&gate->lock);
+	list_for_each_entry_safe(waiter, next, &gate->queue, link)
+		if (!waiter->exclusive && waiter->id == gate->holder &&
+		    !blocked(gate))
+			admit(gate, waiter);
+}
+
 bool corsa_token_wanted_locked(const struct corsa_gate *gate)
 {
 	struct corsa_waiter *first;

@@ -104,12 +104,11 @@ static void fair(const char *name, uint32_t total)
 	must_be_idle(session);
 	gate_stats(session, &stats);
 	must(!corsa_stats_of(session, &all));
-	printf("a switch takes %llu us, its threads %llu us each\n",
+	printf("a switch takes %llu us, a thread's part of it %llu us\n",
 	       (unsigned long long)(all.sum_ns[CORSA_HIST_ACTIVATE] /
 				    all.activations / 1000),
 	       (unsigned long long)(all.sum_ns[CORSA_HIST_SWAP] / all.swaps /
 				    1000));
-	printf("%llu swaps, %llu waits, wait sum %llu ms\n", (unsigned long long)all.swaps, (unsigned long long)stats.waits, (unsigned long long)stats.wait_ns/1000000);
 	least = low = ~0u;
 	most = high = 0;
 	for (i = 0; i < APPS; i++) {
