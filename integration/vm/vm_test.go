@@ -96,7 +96,7 @@ func TestFaults(t *testing.T) {
 		faults := map[string][2]string{ // what to do, and what to find
 			"panic": {"echo c >/proc/sysrq-trigger", "Kernel panic"},
 			"warn":  {module + "warn", "asked for a warning"},
-			"oops":  {module + "oops", "unable to handle|general protection fault"},
+			"oops":  {module + "oops", "NULL pointer|unable to handle|general protection fault"},
 			"cache": {module + "cache && rmmod fault", "fault"},
 			"stall": {module + "stall", "stall|soft lockup"},
 		}
