@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"time"
 	"unsafe"
@@ -49,17 +50,13 @@ type BinderHook uint32
 // The hooks, as in the header.
 const (
 	HookKprobe BinderHook = 1 + iota // an unchanged driver
-	HookDriver                       // a driver that has corsa's hook
 )
 
 func (h BinderHook) String() string {
-	switch h {
-	case HookKprobe:
+	if h == HookKprobe {
 		return "kprobe"
-	case HookDriver:
-		return "driver"
 	}
-	return "unknown"
+	return fmt.Sprintf("hook %d", uint32(h))
 }
 
 // BinderGate says how transactions are held and named.

@@ -615,7 +615,6 @@ enum corsa_binder_key {
 
 enum corsa_binder_hook {
 	CORSA_BINDER_KPROBE = 1, /* an unchanged driver, by a kprobe */
-	CORSA_BINDER_DRIVER,	 /* a driver with corsa's own hook in it */
 };
 
 /*
