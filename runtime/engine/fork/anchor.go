@@ -164,28 +164,51 @@ func (h anchorHandle) open() (*anchor, error) {
 func (a *anchor) tidy() error {
 	ctx, cancel := context.WithTimeout(context.Background(), opPatience)
 	defer cancel()
+	a.own.wake(ctlCmd) // the engine may have died between a command and the wake-up for it
 	if err := a.own.await(ctx, atomic.LoadUint32(a.own.word(ctlCmd)), a.alive); err != nil {
 		return err
 	}
-	dir := fmt.Sprintf("/proc/%d/fd", a.PID)
-	names, err := os.ReadDir(dir)
+	if freely() && translates() { // nothing is left by engines that can look from outside; what seems so is the service's own
+		return nil
+	}
+	fds, err := leftovers(a.PID)
 	if err != nil {
-		return gone(a.PID, err)
+		return err
 	}
 	b := a.batch()
-	for _, n := range names {
-		link, err := os.Readlink(dir + "/" + n.Name())
-		if err != nil {
-			return gone(a.PID, err)
-		}
-		fd, err := strconv.Atoi(n.Name())
-		if err != nil {
-			return err
-		}
-		if link == "/memfd:corsa (deleted)" || link == "anon_inode:[pidfd]" {
-			b.call(unix.SYS_CLOSE, fd)
-		}
+	for _, fd := range fds {
+		b.call(unix.SYS_CLOSE, fd)
 	}
 	_, err = a.exec(ctx, b)
 	return err
+}
+
+// leftovers lists the descriptors by which an engine that died had been about to find a process or a control page. The
+// threads that share the table may run, so that a descriptor that is listed can be closed already when it is read: that
+// does not mean that the process is gone.
+func leftovers(pid int) ([]int, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	var fds []int
+	for _, n := range names {
+		link, err := os.Readlink(dir + "/" + n.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, gone(pid, err)
+		}
+		if link != ctlLink && link != "anon_inode:[pidfd]" {
+			continue
+		}
+		fd, err := strconv.Atoi(n.Name())
+		if err != nil {
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
 }
