@@ -99,6 +99,18 @@ func (f *FS) RemoveDevice(name string) error {
 	return nil
 }
 
+// Chmod sets who may use a device. The error is fs.ErrNotExist if there is none of that name.
+func (f *FS) Chmod(name string, mode fs.FileMode) error {
+	err := CheckName(name)
+	if err == nil {
+		err = unix.Fchmodat(int(f.root.Fd()), name, uint32(mode.Perm()), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("change the mode of binder device %q in %s: %w", name, f.path, err)
+	}
+	return nil
+}
+
 // Devices lists the devices by name.
 func (f *FS) Devices() ([]Device, error) {
 	names, err := f.list(".")

@@ -110,6 +110,9 @@ func Open(dir string) (*FS, error) {
 // Path returns where the file system was mounted or opened, as a path of that mount namespace.
 func (f *FS) Path() string { return f.path }
 
+// Root returns the root directory, which is f's own: it is closed with f.
+func (f *FS) Root() *os.File { return f.root }
+
 // Close lets go of the file system, which stays mounted.
 func (f *FS) Close() error { return f.root.Close() }
 
