@@ -17,9 +17,11 @@ import (
 
 // companions are directories that a program does not work without. Patterns that match nothing are left out.
 var companions = map[string][]string{
-	"python3": {"/usr/lib/python3.[0-9]*"},
-	"nginx":   {"/etc/nginx", "/usr/share/nginx", "/usr/lib/nginx"},
-	"bash":    {"/usr/share/terminfo/l", "/lib/terminfo/l", "/lib/terminfo/v", "/lib/terminfo/x"},
+	"python3":   {"/usr/lib/python3.[0-9]*"},
+	"nginx":     {"/etc/nginx", "/usr/share/nginx", "/usr/lib/nginx"},
+	"podman":    {"/etc/containers", "/usr/share/containers"},
+	"lxc-start": {"/usr/lib/x86_64-linux-gnu/lxc"},
+	"bash":      {"/usr/share/terminfo/l", "/lib/terminfo/l", "/lib/terminfo/v", "/lib/terminfo/x"},
 }
 
 // leaveOut are parts of companions that nothing at run time needs.

@@ -17,6 +17,10 @@ const enginesVariable = "CORSA_VM_ENGINES"
 // longVariable names an environment variable that has the suites repeat as much as they do on the host.
 const longVariable = "CORSA_VM_LONG"
 
+// argsVariable names an environment variable with arguments for the conformance suite's own binary, after all others:
+// "-test.run=TestConformance/dormant -test.count=20" repeats a part of it.
+const argsVariable = "CORSA_VM_TEST_ARGS"
+
 func engines() []string {
 	if asked := strings.Fields(os.Getenv(enginesVariable)); len(asked) > 0 {
 		return asked
@@ -38,6 +42,7 @@ func TestConformance(t *testing.T) {
 				if os.Getenv(longVariable) == "" {
 					args = []string{"-test.short"}
 				}
+				args = append(args, strings.Fields(os.Getenv(argsVariable))...)
 				vmtest.Run(t, vmtest.Suite{
 					Args: args, Package: "corsa.dev/corsa/runtime/engine/" + engine, EngineTest: true, NoSkips: true, Options: o,
 				})

@@ -23,6 +23,7 @@ type event struct {
 type result struct {
 	name     string // the last part
 	ran      bool   // false for what is only a part of names
+	former   bool   // it has been run again since
 	action   string // pass, fail, skip; "" as long as it runs
 	elapsed  float64
 	output   strings.Builder
@@ -49,6 +50,9 @@ func tree(r io.Reader) (*result, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("the events of a test: %w", err)
 		}
+		if e.Action == "run" {
+			top.again(e.Test)
+		}
 		at := top.find(e.Test)
 		switch e.Action {
 		case "run":
@@ -68,13 +72,26 @@ func (r *result) find(name string) *result {
 	}
 	first, rest, _ := strings.Cut(name, "/")
 	for _, c := range r.children {
-		if c.name == first {
+		if c.name == first && !c.former {
 			return c.find(rest)
 		}
 	}
 	c := &result{name: first}
 	r.children = append(r.children, c)
 	return c.find(rest)
+}
+
+// again makes room for a test of that name that begins. With -test.count each time is a result of its own.
+func (r *result) again(name string) {
+	parent, last := r, name
+	if i := strings.LastIndex(name, "/"); i >= 0 {
+		parent, last = r.find(name[:i]), name[i+1:]
+	}
+	for _, c := range parent.children {
+		if c.name == last && c.action != "" {
+			c.former = true
+		}
+	}
 }
 
 func (r *result) unfinished() bool { return r.ran && r.action == "" }

@@ -39,6 +39,21 @@ func TestTree(t *testing.T) {
 	if deep := top.find("TestB/deep"); !deep.unfinished() || !top.failed() {
 		t.Errorf("a test that did not end: %+v", deep)
 	}
+	top, err = tree(strings.NewReader(`{"Action":"run","Test":"TestA"}
+{"Action":"run","Test":"TestA/x"}
+{"Action":"fail","Test":"TestA/x"}
+{"Action":"fail","Test":"TestA"}
+{"Action":"run","Test":"TestA"}
+{"Action":"run","Test":"TestA/x"}
+{"Action":"pass","Test":"TestA/x"}
+{"Action":"pass","Test":"TestA"}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(top.children) != 2 || top.children[0].children[0].action != "fail" || top.find("TestA/x").action != "pass" || !top.failed() {
+		t.Errorf("a test that was run twice: %+v", top)
+	}
 	if _, err := tree(strings.NewReader("{not json")); err == nil {
 		t.Error("nonsense was taken for events")
 	}
