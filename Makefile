@@ -53,6 +53,7 @@ test: deps build $(if $(VM_KERNELS),vm-deps)
 vm-deps:
 	.ci/deps vm
 	$(MAKE) --no-print-directory -j2 -C integration/vm/kernels
+	integration/vm/gbinder/fetch $(CURDIR)/build/vm/gbinder.tar
 
 test-vm: vm-deps
 	CORSA_VM_KERNELS='6.1 6.12' CORSA_VM_ENGINES='kmod fork' CORSA_VM_LONG=1 \

@@ -22,10 +22,16 @@ const (
 // LXC is a hook of LXC for three moments. As lxc.hook.autodev, or as lxc.hook.mount where lxc.autodev is 0, it runs in the
 // container's namespaces and mounts its binderfs with the devices of the list. As lxc.hook.start-host it runs on the host
 // and lets the container's cgroup use them. There is nothing to be taken back: all of it ends with the container.
-func LXC(list string) error {
+//
+// added is what LXC appends to the arguments of a hook: the container's name, "lxc" and the kind of hook. With
+// lxc.hook.version = 1 it appends nothing, and the environment has it.
+func LXC(list string, added []string) error {
 	kind, name := os.Getenv(lxcType), os.Getenv(lxcName)
+	if len(added) >= 3 {
+		name, kind = added[0], added[2]
+	}
 	if kind == "" || name == "" {
-		return fmt.Errorf("%w: %s and %s are not set; this is a hook: lxc-start runs it", ErrInvalid, lxcType, lxcName)
+		return fmt.Errorf("%w: no container and no type are named; this is a hook: lxc-start runs it", ErrInvalid)
 	}
 	if err := lxc(kind, list); err != nil {
 		return fmt.Errorf("container %s: lxc.hook.%s: %w", name, kind, err)

@@ -62,18 +62,17 @@ func command() *cobra.Command {
 			RunE: func(*cobra.Command, []string) error { return hooks.OCI(os.Stdin) },
 		},
 		&cobra.Command{
-			Use:   "lxc DEVICES",
+			Use:   "lxc DEVICES [NAME lxc TYPE]",
 			Short: "LXC hook for autodev (or mount) and start-host",
-			Long: "LXC hook for autodev (or mount) and start-host. DEVICES are names separated by commas. What LXC itself adds to the\n" +
-				"arguments is ignored: it is in the environment too.",
-			// LXC appends the container's name, the section and the type.
+			Long: "LXC hook for autodev (or mount) and start-host. DEVICES are names separated by commas. LXC appends the rest,\n" +
+				"or has it in the environment.",
 			Args: func(_ *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return usageError{errors.New("name the devices: corsa-binderfs-hook lxc binder,hwbinder,vndbinder")}
 				}
 				return nil
 			},
-			RunE: func(_ *cobra.Command, args []string) error { return hooks.LXC(args[0]) },
+			RunE: func(_ *cobra.Command, args []string) error { return hooks.LXC(args[0], args[1:]) },
 		},
 	)
 	return root

@@ -3,6 +3,7 @@ package vm_test
 import (
 	"bytes"
 	"os"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -53,11 +54,11 @@ func TestConformance(t *testing.T) {
 
 // The Binder packages work with the driver of each kernel.
 func TestBinderPackages(t *testing.T) {
-	for _, name := range []string{"binder"} {
-		t.Run(name, func(t *testing.T) {
+	for _, name := range []string{".", "binder", "servicemanager"} {
+		t.Run(path.Join("binderfs", name), func(t *testing.T) {
 			each(t, func(t *testing.T, k vm.Kernel) {
 				vmtest.Run(t, vmtest.Suite{
-					Package: "corsa.dev/corsa/binderfs/" + name, NoSkips: true,
+					Package: path.Join("corsa.dev/corsa/binderfs", name), NoSkips: true,
 					Options: vm.Options{Kernel: k.Name, SMP: 2, Load: []string{"binder"}},
 				})
 			})
