@@ -24,7 +24,7 @@ LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all deps build install demo test bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
+.PHONY: all deps build install install-hooks demo test bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
 
 # VM_KERNELS is where make test tests the module, VM_KERNEL what make vm and make demo-vm boot.
 VM_KERNELS  ?= 6.1
@@ -41,6 +41,14 @@ build:
 
 install: build
 	install -D -m 755 bin/corsa $(DESTDIR)$(PREFIX)/sbin/corsa
+
+# For runc, crun, podman and LXC: docs/hooks.md.
+install-hooks:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/corsa-binderfs-hook ./hooks/corsa-binderfs-hook
+	install -D -m 755 bin/corsa-binderfs-hook $(DESTDIR)$(PREFIX)/libexec/corsa-binderfs-hook
+	install -d $(DESTDIR)/etc/containers/oci/hooks.d $(DESTDIR)$(PREFIX)/share/corsa
+	sed 's#/usr/local#$(PREFIX)#' hooks/oci-hooks.d.json >$(DESTDIR)/etc/containers/oci/hooks.d/corsa-binderfs.json
+	sed 's#/usr/local#$(PREFIX)#' hooks/lxc.conf >$(DESTDIR)$(PREFIX)/share/corsa/lxc-binderfs.conf
 
 demo: deps build
 	integration/demo/demo.sh

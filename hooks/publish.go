@@ -25,6 +25,9 @@ func (c *container) publish(f *binderfs.FS, path, id string) (err error) {
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err == nil && st.Type == unix.BINDERFS_SUPER_MAGIC {
+		if same, err := isRoot(f, path); same || err != nil {
+			return err // the runtime has published it, and takes it back
+		}
 		return fmt.Errorf("publish on %s: %w: a binderfs is mounted there; unmount it, or name another directory", path, fs.ErrExist)
 	}
 	made := false
@@ -55,6 +58,16 @@ func (c *container) publish(f *binderfs.FS, path, id string) (err error) {
 		}
 	}()
 	return c.mountCopy(f, path)
+}
+
+// isRoot tells whether path shows the file system.
+func isRoot(f *binderfs.FS, path string) (bool, error) {
+	there, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	root, err := f.Root().Stat()
+	return err == nil && os.SameFile(root, there), err
 }
 
 // mountCopy mounts what is mounted in the container on the host as well.
