@@ -101,5 +101,7 @@ func flagError(_ *cobra.Command, err error) error {
 // declaredByFlag is an error about annotations that were given as flags of the same names.
 type declaredByFlag struct{ err error }
 
-func (e *declaredByFlag) Error() string { return strings.ReplaceAll(e.err.Error(), spec.Prefix, "--") }
+func (e *declaredByFlag) Error() string {
+	return strings.NewReplacer(spec.BinderPrefix, "--binder-", spec.Prefix, "--").Replace(e.err.Error())
+}
 func (e *declaredByFlag) Unwrap() error { return e.err }

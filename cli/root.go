@@ -20,7 +20,7 @@ import (
 var verbs = map[string][]func(*globals) *cobra.Command{
 	groupService: {
 		newServeCommand, newAppsCommand, newLogCommand, newCheckpointCommand, newRestoreCommand, newEventsCommand,
-		newMonitorCommand,
+		newBinderCommand, newMonitorCommand,
 	},
 	groupContainer: {
 		newCreateCommand, newDeleteCommand, newExecCommand, newKillCommand, newListCommand, newPauseCommand, newPsCommand,

@@ -29,16 +29,20 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	f.values, f.lists = map[string]*string{}, map[string]*[]string{}
 	value := func(key, usage string) {
-		f.values[key] = fs.String(strings.TrimPrefix(key, spec.Prefix), "", usage)
+		f.values[key] = fs.String(flagName(key), "", usage)
 	}
 	list := func(key, usage string) {
-		f.lists[key] = fs.StringArray(strings.TrimPrefix(key, spec.Prefix), nil, usage+"; may be repeated")
+		f.lists[key] = fs.StringArray(flagName(key), nil, usage+"; may be repeated")
 	}
 	list(spec.KeySocket, "path of a unix socket on which the program listens and apps connect")
 	list(spec.KeyTCP, "loopback ADDRESS:PORT of the same kind")
 	value(spec.KeyAppKey, "what makes an app: "+spec.LegalAppKey+" (default uid)")
 	value(spec.KeyEngine, spec.LegalEngine+" (default auto)")
-	value(spec.KeyGate, spec.LegalGate+" (default socket)")
+	value(spec.KeyGate, spec.LegalGate+" (default socket): how apps call the service")
+	value(spec.KeyBinderDevices, spec.LegalBinderDevices+": made for the program; with --gate binder apps call through them")
+	value(spec.KeyBinderPublish, "directory of the host on which the program's Binder devices are to be seen")
+	value(spec.KeyBinderManager, "who is context manager of the first device: "+spec.LegalBinderManager+" (default own: the program)")
+	list(spec.KeyBinderNames, "name that the program gives the service manager before it is adopted (default: any)")
 	value(spec.KeyCheckpoint, "when to take checkpoints: "+spec.LegalCheckpoint+" (default manual)")
 	value(spec.KeyHistory, "checkpoints to keep for each app: "+spec.LegalHistory+" (default 16)")
 	value(spec.KeyHistoryBytes, "memory to keep for each app's checkpoints: "+spec.LegalHistoryBytes)
@@ -51,6 +55,11 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.user, "user", "", "UID[:GID] or name to run the program as (default: the caller)")
 	fs.StringVar(&f.cwd, "cwd", "/", "the program's working directory")
 	fs.StringArrayVar(&f.env, "env", nil, "NAME=VALUE for the program, besides PATH; may be repeated")
+}
+
+// flagName is that of the flag for an annotation.
+func flagName(key string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(key, spec.Prefix), ".", "-")
 }
 
 // options turns the flags and the program into a bundle's content. What is wrong with them is a usage error.
@@ -94,8 +103,8 @@ func (f *serviceFlags) service() (*spec.Service, error) {
 			annotations[key] = spec.JoinList(*items)
 		}
 	}
-	if len(*f.lists[spec.KeySocket])+len(*f.lists[spec.KeyTCP]) == 0 {
-		return nil, errors.New("give --socket or --tcp: where the service listens")
+	if len(*f.lists[spec.KeySocket])+len(*f.lists[spec.KeyTCP]) == 0 && *f.values[spec.KeyGate] != spec.GateBinder {
+		return nil, errors.New("give --socket or --tcp: where the service listens; or --gate binder")
 	}
 	svc, _, err := spec.FromAnnotations(annotations)
 	return svc, err

@@ -42,14 +42,20 @@ func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
 			return err
 		}
 	}
-	if err := s.Start(); err != nil || svc == nil {
-		return err
+	if svc == nil {
+		return s.Start()
 	}
 	ref, err := g.ref(s.ID())
-	if err == nil {
-		err = service.Launch(ctx, ref, nil)
-	}
 	if err != nil {
+		return err
+	}
+	if err := service.Prepare(ctx, ref, s, svc); err != nil {
+		return err
+	}
+	if err := s.Start(); err != nil {
+		return err
+	}
+	if err = service.Launch(ctx, ref, nil); err != nil {
 		if kerr := s.Signal(unix.SIGKILL); !errors.Is(kerr, sandbox.ErrWrongState) {
 			err = errors.Join(err, kerr)
 		}

@@ -12,7 +12,11 @@ import (
 // error; all others are left alone.
 const Prefix = "dev.corsa."
 
-// The annotations. Each has a flag of the same name, without the prefix, in `corsa serve` and `corsa spec --service`.
+// BinderPrefix is that of the annotations which a container may have that declares no service: it gets a binderfs.
+const BinderPrefix = Prefix + "binder."
+
+// The annotations. Each has a flag of the same name, without the prefix and
+// with "-" for ".", in `corsa serve` and `corsa spec --service`.
 const (
 	KeyEngine       = Prefix + "engine"        // LegalEngine; default auto
 	KeyGate         = Prefix + "gate"          // LegalGate; default socket
@@ -27,6 +31,11 @@ const (
 	KeyConcurrency  = Prefix + "concurrency"   // LegalConcurrency; default strict
 	KeyShared       = Prefix + "shared"        // list of absolute paths, see JoinList; default none
 	KeyWarm         = Prefix + "warm"          // a shell command; default none
+
+	KeyBinderDevices = BinderPrefix + "devices" // list of names; needed for the gate binder
+	KeyBinderPublish = BinderPrefix + "publish" // directory of the host; default none
+	KeyBinderManager = BinderPrefix + "manager" // LegalBinderManager; default own
+	KeyBinderNames   = BinderPrefix + "names"   // list of names of services, see JoinList; default none
 )
 
 // setters parse one annotation into a Service.
@@ -44,6 +53,11 @@ var setters = map[string]func(*Service, string) error{
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
 	KeyShared:       func(s *Service, v string) (err error) { s.Shared, err = SplitList(v); return },
 	KeyWarm:         func(s *Service, v string) error { s.Warm = v; return nil },
+
+	KeyBinderDevices: func(s *Service, v string) (err error) { s.Binder.Devices, err = ParseBinderDevices(v); return },
+	KeyBinderPublish: func(s *Service, v string) (err error) { s.Binder.Publish, err = ParseBinderPublish(v); return },
+	KeyBinderManager: func(s *Service, v string) (err error) { s.Binder.Manager, err = ParseBinderManager(v); return },
+	KeyBinderNames:   func(s *Service, v string) (err error) { s.Binder.Names, err = SplitList(v); return },
 }
 
 // Keys returns all annotation keys, sorted.
@@ -53,7 +67,8 @@ func Keys() []string { return slices.Sorted(maps.Keys(setters)) }
 func Default() *Service {
 	return &Service{
 		Engine:      "auto",
-		Gate:        "socket",
+		Gate:        GateSocket,
+		Binder:      Binder{Manager: ManagerOwn},
 		AppKey:      AppKeyUID,
 		Checkpoint:  CheckpointPolicy{Mode: CheckpointManual},
 		History:     16,
@@ -62,8 +77,8 @@ func Default() *Service {
 	}
 }
 
-// FromAnnotations reads the annotations of a bundle. It returns false if none of them begins with Prefix: then
-// the bundle is an ordinary container. The error joins one *KeyError per problem, in the order of the keys.
+// FromAnnotations reads the annotations of a bundle. It returns false if none of them begins with Prefix, or all that
+// do begin with BinderPrefix: then the bundle is an ordinary container. The error joins one *KeyError per problem, in the order of the keys.
 // Endpoints come in the order in which they are listed, sockets before TCP ports.
 func FromAnnotations(annotations map[string]string) (*Service, bool, error) {
 	s := Default()
@@ -73,13 +88,13 @@ func FromAnnotations(annotations map[string]string) (*Service, bool, error) {
 		if !strings.HasPrefix(key, Prefix) {
 			continue
 		}
-		declared = true
+		declared = declared || !strings.HasPrefix(key, BinderPrefix)
 		if _, ok := setters[key]; !ok {
 			problems = append(problems, unknownKey(key))
 		}
 	}
 	if !declared {
-		return nil, false, nil
+		return nil, false, errors.Join(problems...)
 	}
 	for _, key := range Keys() {
 		if key == KeyTCP {
@@ -92,7 +107,8 @@ func FromAnnotations(annotations map[string]string) (*Service, bool, error) {
 	}
 	_, socket := annotations[KeySocket]
 	_, tcp := annotations[KeyTCP]
-	if err := s.contradictions(!socket && !tcp); err != nil {
+	_, devices := annotations[KeyBinderDevices]
+	if err := s.contradictions(!socket && !tcp, !devices); err != nil {
 		problems = append(problems, err)
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -154,13 +170,21 @@ func (s *Service) Annotations() map[string]string {
 			sockets = append(sockets, e.Address)
 		}
 	}
-	for key, list := range map[string][]string{KeySocket: sockets, KeyTCP: ports, KeyShared: s.Shared} {
+	if s.Gate == GateBinder {
+		a[KeyBinderManager] = s.Binder.Manager
+	}
+	for key, list := range map[string][]string{
+		KeySocket: sockets, KeyTCP: ports, KeyShared: s.Shared, KeyBinderDevices: s.Binder.Devices, KeyBinderNames: s.Binder.Names,
+	} {
 		if len(list) > 0 {
 			a[key] = JoinList(list)
 		}
 	}
 	if s.HistoryBytes != 0 {
 		a[KeyHistoryBytes] = strconv.FormatInt(s.HistoryBytes, 10)
+	}
+	if s.Binder.Publish != "" {
+		a[KeyBinderPublish] = s.Binder.Publish
 	}
 	if s.CrashReply != "" {
 		a[KeyCrashReply] = FormatCrashReply(s.CrashReply)

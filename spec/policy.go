@@ -11,7 +11,7 @@ import (
 // The legal values, as error messages and help texts show them.
 const (
 	LegalEngine       = "auto, fork, kmod"
-	LegalGate         = "socket"
+	LegalGate         = "socket, binder"
 	LegalAppKey       = "uid, pid, cgroup, connection"
 	LegalConcurrency  = "strict, parallel"
 	LegalCheckpoint   = "every, every=N (N at least 1), interval=DURATION (such as 500ms or 10s), manual"
@@ -122,7 +122,7 @@ func ParseEngine(s string) (string, error) {
 
 // ParseGate reads the name of a gate.
 func ParseGate(s string) (string, error) {
-	if s == "socket" {
+	if s == GateSocket || s == GateBinder {
 		return s, nil
 	}
 	return "", bad(LegalGate, "there is no gate %q", s)

@@ -67,11 +67,18 @@ type Endpoint struct {
 	Address string // an absolute, clean path, or "127.0.0.1:6379"
 }
 
+// The gates: one stands before sockets, the other in the Binder driver.
+const (
+	GateSocket = "socket"
+	GateBinder = "binder"
+)
+
 // Service is a validated declaration of one virtualised service. The zero value is not valid; see Default.
 type Service struct {
 	Engine       string     // "auto", "fork" or "kmod"
-	Gate         string     // "socket"
-	Endpoints    []Endpoint // at least one
+	Gate         string     // GateSocket or GateBinder
+	Endpoints    []Endpoint // at least one, for GateSocket; none, for GateBinder
+	Binder       Binder     // for GateBinder
 	AppKey       AppKey
 	Checkpoint   CheckpointPolicy
 	History      int   // checkpoints kept per app; at least 1

@@ -13,17 +13,22 @@ func (s *Service) Validate() error {
 }
 
 // contradictions checks what no value shows by itself. noEndpoint says that neither endpoint key was given at
-// all; one that was given and is wrong has been reported already.
+// all, noDevices the same of the key for Binder devices; one that was given and is wrong has been reported already.
 //
 // Two pairs look contradictory and are not: on-crash=retry with checkpoint=manual re-delivers the request to the
 // newest state there is, which may be the base; and crash-reply with on-crash=retry is for the request whose
 // retries are used up.
-func (s *Service) contradictions(noEndpoint bool) error {
+func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 	var problems []error
 	report := func(key, value, problem, legal string) {
 		problems = append(problems, &KeyError{Key: key, Value: value, Problem: problem, Legal: legal})
 	}
-	if noEndpoint {
+	if s.Gate == GateBinder {
+		s.binderContradictions(noDevices, report)
+	} else {
+		s.unusedBinder(report)
+	}
+	if noEndpoint && s.Gate == GateSocket {
 		report(KeySocket, "", "a service needs an address, and neither this key nor "+KeyTCP+" is given", legalSocket)
 	}
 	seen := map[Endpoint]bool{}

@@ -19,6 +19,8 @@ type Options struct {
 	// Threads is the greatest number of threads that wait for transactions. 0: the Conn only calls; it can neither publish
 	// objects nor be told of deaths. The first thread starts with Open, others as the driver asks for them.
 	Threads int
+	// Eager starts all of them with Open.
+	Eager bool
 	// Buffer is the size in bytes of the memory for incoming parcels, rounded up to pages; at most 4 MiB. Half of it is for
 	// oneway transactions. 0: DefaultBuffer.
 	Buffer int
@@ -77,7 +79,7 @@ func Open(path string, o Options) (*Conn, error) {
 		closeFD(fd)
 		return nil, fmt.Errorf("open binder device %s: %w", path, err)
 	}
-	if o.Threads > 0 {
+	for range o.initial() {
 		c.startLooper(bcEnterLooper)
 	}
 	return c, nil
@@ -99,12 +101,20 @@ func (c *Conn) setUp(o Options) error {
 	if c.mapping, err = newMapping(c.fd, (o.Buffer+page-1)&^(page-1)); err != nil {
 		return err
 	}
-	// The first looper enters by itself; the driver counts only those that it has asked for.
-	more := uint32(max(o.Threads-1, 0))
+	// The driver counts only those that it has asked for.
+	more := uint32(o.Threads - o.initial())
 	if err := ioctl(c.fd, ioctlSetMaxThreads, unsafe.Pointer(&more)); err != nil {
 		return errors.Join(fmt.Errorf("set the number of threads: %w", err), c.mapping.close())
 	}
 	return nil
+}
+
+// initial is how many threads begin with the Conn.
+func (o *Options) initial() int {
+	if o.Eager {
+		return o.Threads
+	}
+	return min(o.Threads, 1)
 }
 
 // Path returns the path by which the device was opened.

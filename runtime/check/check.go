@@ -31,6 +31,8 @@ type Options struct {
 	// Engine is the engine that is to virtualise the process: EngineFork, which is meant by "", or EngineKmod, which
 	// copies in the kernel and keeps the process, so that other things stand in its way.
 	Engine string
+	// Binder says that the process is called through Binder, and that the engine can stand between.
+	Binder bool
 	// Tracer is the thread id of an engine that is entitled to trace the process now; 0: nobody is.
 	Tracer int
 }

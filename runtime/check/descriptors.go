@@ -25,6 +25,7 @@ const (
 	KindFIFO       Kind = "fifo" // a pipe with a name in a file system
 	KindTerminal   Kind = "terminal"
 	KindDevice     Kind = "device"
+	KindBinder     Kind = "binder" // a device of a binderfs
 	KindNamespace  Kind = "namespace"
 	KindEpoll      Kind = "epoll"
 	KindEventfd    Kind = "eventfd"

@@ -56,10 +56,11 @@ var errAbsent = errors.New("not there")
 
 // absent makes an error that proves absence and says why.
 func absent(format string, args ...any) error {
-	return &absence{fmt.Sprintf(format, args...)}
+	return &absence{text: fmt.Sprintf(format, args...)}
 }
 
-type absence struct{ text string }
+// absence may know a better way out than the probe does.
+type absence struct{ text, wayOut string }
 
 func (a *absence) Error() string        { return a.text }
 func (a *absence) Is(target error) bool { return target == errAbsent }
@@ -97,6 +98,10 @@ func (t *test) probe() Probe {
 		p.Result = Unknown
 	}
 	p.Detail = err.Error()
+	var a *absence
+	if errors.As(err, &a) && a.wayOut != "" {
+		p.WayOut = a.wayOut
+	}
 	return p
 }
 

@@ -81,6 +81,10 @@ func (in *inspection) checkMapping(m *mapping) {
 			in.refuse(m, "it is shared anonymous memory, which a copy made in the kernel would share with the original",
 				"use the fork engine, which copies it, or let the service map it privately")
 		}
+	case path[0] == '/' && in.binderMapping(m):
+		if !in.opts.Binder {
+			in.refuse(m, binderReason, binderWayOut)
+		}
 	case strings.HasPrefix(path, "/dev/") && in.isDevice(m):
 		in.refuse(m, deviceReason,
 			"run the service without the device (for a GPU: software rendering)")

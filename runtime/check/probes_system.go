@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,9 +33,13 @@ var systemTests = []test{
 		WayOut: "build and load corsa.ko (kmod/); the fork engine does without it",
 	}, testModule},
 	{Probe{
-		Name: "binder", Tests: "does the kernel have Binder", UsefulFor: "Binder services",
-		WayOut: "use a kernel with CONFIG_ANDROID_BINDERFS",
+		Name: "binderfs", Tests: "does the kernel have Binder, and a file system of its devices for each sandbox", UsefulFor: "Binder services",
+		LeastKernel: "5.0", WayOut: "use a kernel with CONFIG_ANDROID_BINDERFS",
 	}, testBinder},
+	{Probe{
+		Name: "binder-gate", Tests: "can corsa.ko stand before Binder services", UsefulFor: "private instances of Binder services",
+		WayOut: "build corsa.ko with CORSA_BINDER_HEADERS (kmod/) and load it when Binder is there",
+	}, testBinderGate},
 	{Probe{
 		Name: "criu", Tests: "is CRIU installed", RequiredBy: []string{EngineCRIU}, UsefulFor: "checkpoints on disk",
 		WayOut: "install criu 4.1 or later",
@@ -171,20 +174,6 @@ func testModule() (string, error) {
 	default:
 		return "", errors.New(p.Detail)
 	}
-}
-
-func testBinder() (string, error) {
-	data, err := os.ReadFile("/proc/filesystems")
-	if err != nil {
-		return "", err
-	}
-	if slices.Contains(strings.Fields(string(data)), "binder") {
-		return "binderfs", nil
-	}
-	if _, err := os.Stat("/dev/binder"); err == nil {
-		return "/dev/binder, without binderfs", nil
-	}
-	return "", absent("neither binderfs nor /dev/binder is there")
 }
 
 func testCRIU() (string, error) {

@@ -85,6 +85,9 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBundle, bundle, err)
 	}
+	if err := addBinderHook(cfg, o, spec); err != nil {
+		return nil, err
+	}
 	cfg.Labels = slices.DeleteFunc(cfg.Labels, func(l string) bool { return strings.HasPrefix(l, "bundle=") })
 	cfg.Labels = append(cfg.Labels, "bundle="+bundle)
 	if o.Reaper {

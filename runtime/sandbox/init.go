@@ -12,8 +12,12 @@ import (
 
 // Init must be the first call of main, and of TestMain in tests that create sandboxes. libcontainer starts a
 // container by executing the current program again with the single argument "init"; in that process Init sets up
-// the container, executes its program and never returns. In any other process it does nothing.
+// the container, executes its program and never returns. The same goes for the hook that makes a container's Binder
+// devices. In any other process it does nothing.
 func Init() {
+	if len(os.Args) == 3 && os.Args[1] == binderHook && os.Getenv(binderHookVariable) != "" {
+		beBinderHook(os.Args[2])
+	}
 	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 		libcontainer.Init()
 	}

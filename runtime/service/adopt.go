@@ -85,12 +85,17 @@ func (m *Monitor) explain(err error) error {
 }
 
 func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
-	return engine.Target{PID: pid, Shared: m.svc.Shared, Listeners: listeners, Dir: m.ref.layout().sockets(), Log: m.log}
+	return engine.Target{
+		PID: pid, Shared: m.svc.Shared, Listeners: listeners, Binder: binderTarget(m.svc), Dir: m.ref.layout().sockets(), Log: m.log,
+	}
 }
 
-// prepare waits until the service can be adopted: it listens, is warm, and rests.
+// prepare waits until the service can be adopted: it can be called, is warm, and rests.
 func (m *Monitor) prepare(ctx context.Context, pid int) error {
 	if err := within(ctx, listenLimit, func(ctx context.Context) error {
+		if m.svc.Gate == spec.GateBinder {
+			return awaitPublished(ctx, pid, &m.svc.Binder)
+		}
 		return awaitListening(ctx, pid, m.svc.Endpoints)
 	}); err != nil {
 		return err
@@ -144,8 +149,15 @@ func (m *Monitor) warm(ctx context.Context) error {
 	return nil
 }
 
-// newGate makes the gate; bound is called once it has the public endpoints.
+// newGate makes the gate; bound is called once apps reach it.
 func (m *Monitor) newGate(bound func()) (gate.Gate, error) {
+	if m.svc.Gate == spec.GateBinder {
+		return m.newBinderGate(bound)
+	}
+	return m.newSocketGate(bound)
+}
+
+func (m *Monitor) newSocketGate(bound func()) (gate.Gate, error) {
 	originals := make([]string, len(m.svc.Endpoints))
 	for i, e := range m.svc.Endpoints {
 		if e.Network == "unix" {

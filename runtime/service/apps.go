@@ -11,6 +11,7 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
 )
 
 var _ gate.Monitor = (*Monitor)(nil)
@@ -55,7 +56,7 @@ func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instan
 			return nil, err
 		}
 	}
-	rep, from, err := m.branchNewest(ctx, h, nil)
+	rep, from, err := m.branchNewest(ctx, h, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,12 +85,12 @@ func (m *Monitor) image(h *holding, id instance.ID) (*heldImage, bool) {
 	return img, ok
 }
 
-// branchNewest branches from the newest state of h's app that is left, and names it. A checkpoint whose process has
-// died is struck off and the one before it taken.
-func (m *Monitor) branchNewest(ctx context.Context, h *holding, keep []engine.ConnID) (gate.Replacement, instance.ID, error) {
+// branchNewest gives old, or nil, a successor in the newest state of h's app that is left, and names that. A checkpoint
+// whose process has died is struck off and the one before it taken.
+func (m *Monitor) branchNewest(ctx context.Context, h *holding, old engine.Instance, keep []engine.ConnID) (gate.Replacement, instance.ID, error) {
 	for {
 		id := m.ledger.head(h.app)
-		rep, err := m.branch(ctx, h, id, keep, "newest")
+		rep, err := m.succeed(ctx, h, old, id, keep, "newest")
 		if err == nil || id == instance.Base || !errors.Is(err, engine.ErrGone) {
 			return rep, id, err
 		}
@@ -104,6 +105,31 @@ func (m *Monitor) branchNewest(ctx context.Context, h *holding, keep []engine.Co
 			return gate.Replacement{}, id, err
 		}
 	}
+}
+
+// rewinds says that an instance stays the same one, to those who hold references to its objects, when it is put into
+// another state.
+func (m *Monitor) rewinds() (engine.BinderService, bool) {
+	s, ok := m.eng.(engine.BinderService)
+	return s, ok && m.svc.Gate == spec.GateBinder
+}
+
+// succeed returns what takes the place of old, which may be nil, in state id: a new instance, or old itself.
+func (m *Monitor) succeed(ctx context.Context, h *holding, old engine.Instance, id instance.ID, keep []engine.ConnID, reason string) (gate.Replacement, error) {
+	eng, ok := m.rewinds()
+	if !ok || old == nil {
+		return m.branch(ctx, h, id, keep, reason)
+	}
+	img, ok := m.image(h, id)
+	if !ok {
+		return gate.Replacement{}, fmt.Errorf("app %s: checkpoint %s: %w", h.app, id, engine.ErrGone)
+	}
+	start := time.Now()
+	if err := eng.Rewind(ctx, old, img.Image); err != nil {
+		return gate.Replacement{}, fmt.Errorf("app %s: back to %s: %w", h.app, id, err)
+	}
+	m.metrics.branched(reason, time.Since(start))
+	return gate.Replacement{Instance: old}, nil
 }
 
 // branch makes a new instance in state id under the connections keep, as far as they exist in that state.
@@ -214,12 +240,25 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 	defer h.mu.Unlock()
 	m.metrics.crashes.WithLabelValues(string(app)).Inc()
 	m.event(Event{Type: EventCrash, App: app, Detail: describeExit(exit)})
-	if h.inst != nil {
-		if err := ignoreGone(h.inst.Kill()); err != nil {
+	former := h.inst
+	h.inst = nil
+	end := func() {
+		if former == nil {
+			return
+		}
+		if err := ignoreGone(former.Kill()); err != nil {
 			m.log.WithField("app", string(app)).WithError(err).Error("cannot clear away the crashed instance")
 		}
-		h.inst = nil
+		former = nil
 	}
+	if _, ok := m.rewinds(); !ok {
+		end()
+	}
+	defer func() {
+		if h.inst == nil {
+			end()
+		}
+	}()
 	if err := m.ledger.crashed(app, exit, m.transactions(h)); err != nil {
 		return gate.Replacement{}, err
 	}
@@ -231,11 +270,12 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 		m.event(Event{Type: EventStopped, App: app})
 		return gate.Replacement{}, err
 	}
-	rep, from, err := m.branchNewest(ctx, h, open)
+	rep, from, err := m.branchNewest(ctx, h, former, open)
 	if err != nil {
 		return gate.Replacement{}, err
 	}
 	if err := m.ledger.branched(app, from, rep.Instance.Handle()); err != nil {
+		former = nil // it is the replacement, or has been ended
 		return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 	}
 	h.inst, h.given = rep.Instance, true

@@ -59,16 +59,19 @@ func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (vie
 		if err != nil {
 			return gate.Replacement{}, err
 		}
-		rep, err := m.branch(ctx, h, id, held.Open, manual)
+		old := h.inst
+		rep, err := m.succeed(ctx, h, old, id, held.Open, manual)
 		if err != nil {
 			return gate.Replacement{}, err
 		}
 		if err := m.ledger.restored(app, id, rep.Instance.Handle()); err != nil {
+			if rep.Instance == old {
+				h.inst = nil
+			}
 			return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 		}
-		old := h.inst
 		h.inst = rep.Instance
-		if old != nil {
+		if old != nil && old != rep.Instance {
 			if err := ignoreGone(old.Kill()); err != nil {
 				m.log.WithField("app", string(app)).WithError(err).Error("cannot end the instance that was rolled back")
 			}
@@ -192,7 +195,7 @@ func (m *Monitor) viewApps() []AppView {
 	for _, a := range m.ledger.apps() {
 		s := stats[a.App]
 		v := AppView{
-			App: a.App, State: "gone", Path: "proxied", Connections: s.Connections,
+			App: a.App, State: "gone", Path: m.path(), Connections: s.Connections,
 			Switches: s.Switches, BytesIn: s.BytesIn, BytesOut: s.BytesOut, WaitingSeconds: s.Waiting.Seconds(),
 			Checkpoints: a.Kept, Head: string(a.Head), Crashes: a.Crashes,
 		}

@@ -44,6 +44,7 @@ func pickEngine(name string) (engine.Engine, error) {
 // asked for by name and cannot be had is an error; auto passes it over.
 func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
 	var list []engine.Engine
+	var passed []error
 	for _, c := range engines {
 		if svc.Engine != "auto" && svc.Engine != c.Name() {
 			continue
@@ -51,6 +52,9 @@ func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
 		var err error
 		if c.available != nil {
 			err = c.available()
+		}
+		if err == nil && svc.Gate == spec.GateBinder {
+			err = binderAvailable(c.Engine)
 		}
 		if err == nil && svc.Concurrency == spec.Parallel && engine.IsExclusive(c.Engine) {
 			err = fmt.Errorf("engine %s: concurrency %s: %w", c.Name(), svc.Concurrency, errParallel)
@@ -62,7 +66,11 @@ func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
 			return nil, err
 		default:
 			m.log.WithError(err).Debug("engine passed over")
+			passed = append(passed, err)
 		}
+	}
+	if list == nil && passed != nil {
+		return nil, fmt.Errorf("no engine can be had: %w", errors.Join(passed...))
 	}
 	if list == nil {
 		return nil, fmt.Errorf("%w: there is no engine %q", ErrInvalid, svc.Engine)

@@ -75,7 +75,10 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = box.Start(); err == nil {
+	if err = Prepare(ctx, o.Ref, box, o.Host.Service); err == nil {
+		err = box.Start()
+	}
+	if err == nil {
 		err = Launch(ctx, o.Ref, output)
 	}
 	if err != nil {

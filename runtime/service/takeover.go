@@ -9,6 +9,7 @@ import (
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
 )
 
 const (
@@ -74,7 +75,9 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 	if err != nil {
 		return err
 	}
-	h.prior = known.Transactions
+	if m.svc.Gate != spec.GateBinder { // there the engine goes on counting
+		h.prior = known.Transactions
+	}
 	for _, c := range history.Checkpoints {
 		id := c.ID
 		img, err := m.eng.OpenImage(ctx, c.Handle)
@@ -111,6 +114,9 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 		return fmt.Errorf("app %s: instance: %w", app, err)
 	}
 	h.inst = in
+	if m.svc.Gate == spec.GateBinder {
+		return nil // it has no connections to a monitor
+	}
 	return settle(in)
 }
 

@@ -52,7 +52,7 @@ func (e kmodEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service,
 // inspect refuses what can be seen from outside.
 func inspect(t engine.Target, deep bool) error {
 	report, err := check.Process(t.PID, check.Options{
-		Shared: t.Shared, Listeners: t.Listeners, Deep: deep, Engine: check.EngineKmod,
+		Shared: t.Shared, Listeners: t.Listeners, Deep: deep, Engine: check.EngineKmod, Binder: t.Binder != nil,
 	})
 	if err != nil {
 		return err
@@ -84,6 +84,11 @@ func (e kmodEngine) attach(t engine.Target, p process) (*service, error) {
 
 // becomeBase parks the service at rest and makes the base of it.
 func (s *service) becomeBase(ctx context.Context) error {
+	if s.gated() {
+		if err := s.enableBinder(); err != nil {
+			return translate(s.target.PID, err)
+		}
+	}
 	if err := s.rest(ctx); err != nil {
 		return err
 	}

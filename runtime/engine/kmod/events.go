@@ -43,6 +43,9 @@ func (s *service) handle(e *client.Event) {
 		s.end(engine.Exit{Code: -1})
 	case client.EventLost:
 		s.resync()
+		s.redeliver()
+	case client.EventBinderWanted, client.EventBinderDue:
+		s.deliver(e)
 	case client.EventThreadNew, client.EventThreadExit: // the module sees to them
 	}
 }
@@ -60,8 +63,13 @@ func (s *service) crashed(id uint32, exit engine.Exit) {
 	s.active.CompareAndSwap(id, client.None)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if in := s.instances[id]; in != nil {
-		in.die(exit)
+	in := s.instances[id]
+	if in == nil || in.dead {
+		return
+	}
+	in.die(exit)
+	if s.gated() {
+		s.mail.put(engine.BinderEvent{Type: engine.BinderCrash, Instance: in})
 	}
 }
 
@@ -76,6 +84,7 @@ func (s *service) end(exit engine.Exit) {
 	for _, in := range s.instances {
 		in.die(*s.over)
 	}
+	s.mail.end()
 }
 
 // resync finds out what has crashed from the records themselves.

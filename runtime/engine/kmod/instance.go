@@ -39,12 +39,21 @@ func (in *instance) PID() int { return in.s.process.PID }
 func (in *instance) PIDFD() int { return in.died }
 
 // Dormant implements engine.Instance.
-func (in *instance) Dormant() bool { return in.s.active.Load() != in.id }
+func (in *instance) Dormant() bool {
+	if in.s.gated() {
+		l, err := in.s.session.List()
+		return err != nil || l.Active != in.id
+	}
+	return in.s.active.Load() != in.id
+}
 
 // Activate implements engine.Instance: one request. What an instance waits for is its own, so threads that sleep in the
 // kernel need not be waited for.
 func (in *instance) Activate() error {
 	s := in.s
+	if s.gated() {
+		return errGateActivates
+	}
 	s.stage.Lock()
 	defer s.stage.Unlock()
 	if s.active.Load() == in.id {
@@ -63,6 +72,9 @@ func (in *instance) Activate() error {
 // Settle implements engine.Settler. Only HOLD waits for every thread, so all of them stop for a moment.
 func (in *instance) Settle() error {
 	s := in.s
+	if s.gated() {
+		return errGateActivates
+	}
 	s.stage.Lock()
 	defer s.stage.Unlock()
 	if s.active.Load() != in.id {
@@ -81,6 +93,9 @@ func (in *instance) Settle() error {
 // Park implements engine.Instance.
 func (in *instance) Park(limit time.Duration) error {
 	s := in.s
+	if s.gated() {
+		return errGateActivates
+	}
 	s.stage.Lock()
 	defer s.stage.Unlock()
 	if in.gone.Load() {
@@ -203,13 +218,7 @@ func (in *instance) Kill() error {
 
 // free ends the record and removes its sockets.
 func (in *instance) free() error {
-	s := in.s
-	s.stage.Lock()
-	err := s.parkIfActive(in.id)
-	if err == nil {
-		err = s.session.Discard(in.id)
-	}
-	s.stage.Unlock()
+	err := in.discard()
 	if errors.Is(err, client.ErrNoRecord) || errors.Is(err, client.ErrOver) {
 		err = nil
 	}
@@ -220,6 +229,19 @@ func (in *instance) free() error {
 		err = errors.Join(err, l.Remove())
 	}
 	return err
+}
+
+func (in *instance) discard() error {
+	s := in.s
+	if s.gated() {
+		return s.aside(func() error { return s.session.Discard(in.id) })
+	}
+	s.stage.Lock()
+	defer s.stage.Unlock()
+	if err := s.parkIfActive(in.id); err != nil {
+		return err
+	}
+	return s.session.Discard(in.id)
 }
 
 // parkIfActive parks the process if it is record id. The caller has the stage.

@@ -24,6 +24,7 @@ type service struct {
 	nonce   uint64 // the cookie of all records of this adoption
 	base    *image
 	net     fdplan.Netns
+	mail    mailbox
 
 	// stage is held while the process becomes another record, and while a capture looks at one through /proc. The
 	// module serialises requests anyway; nobody waits for it but for a capture.
@@ -47,6 +48,7 @@ var (
 
 func newService(t engine.Target, p process, session *client.Session) *service {
 	s := &service{target: t, process: p, session: session, instances: map[uint32]*instance{}, images: map[uint32]*image{}}
+	s.mail.wake = make(chan struct{}, 1)
 	s.following.Add(1)
 	return s
 }
@@ -137,21 +139,17 @@ func (s *service) CheckpointEarly(ctx context.Context, inst engine.Instance, con
 	if !ok || in.s != s {
 		return out, fmt.Errorf("instance %T belongs to another service", inst)
 	}
-	if !in.Dormant() {
+	if !s.gated() && !in.Dormant() {
 		return out, fmt.Errorf("checkpoint of an instance that runs: %w", engine.ErrBusy)
 	}
 	if err := ctx.Err(); err != nil {
 		return out, fmt.Errorf("checkpoint: %w", err)
 	}
 	start := time.Now()
-	p, err := in.look(conns)
-	out.Timing.Capture = time.Since(start)
+	p, c, capture, err := s.capture(in, conns)
+	out.Timing.Capture = capture
 	if err != nil {
 		return out, fmt.Errorf("checkpoint: %w", err)
-	}
-	c, err := s.session.Checkpoint(in.id, 0, s.nonce)
-	if err != nil {
-		return out, fmt.Errorf("checkpoint: %w", translate(s.process.PID, err))
 	}
 	out.Timing.Fork, out.Timing.Pause = c.Total, time.Since(start)
 	if resume != nil {
@@ -166,6 +164,21 @@ func (s *service) CheckpointEarly(ctx context.Context, inst engine.Instance, con
 	s.mu.Unlock()
 	out.Image, out.Instance, out.Timing.Total = img, in.Handle(), time.Since(start)
 	return out, nil
+}
+
+// capture reads the descriptors of a dormant instance and copies it. It returns how long the former took.
+func (s *service) capture(in *instance, conns engine.Conns) (p *fdplan.Plan, c client.Copied, capture time.Duration, err error) {
+	if s.gated() {
+		return s.captureGated(in, conns)
+	}
+	start := time.Now()
+	p, err = in.look(conns)
+	capture = time.Since(start)
+	if err == nil {
+		c, err = s.session.Checkpoint(in.id, 0, s.nonce)
+		err = translate(s.process.PID, err)
+	}
+	return p, c, capture, err
 }
 
 // Signal implements engine.Signaller.

@@ -1,0 +1,286 @@
+package broker_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/binderfs"
+	"corsa.dev/corsa/binderfs/servicemanager"
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fork"
+	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/gate/binder/broker"
+	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
+)
+
+// The test binary is the broker, and starts itself again as the service and as apps: the driver lets nobody call a context
+// manager of his own.
+func TestMain(m *testing.M) {
+	role, device, ok := strings.Cut(os.Getenv(roleVariable), " ")
+	if !ok {
+		os.Exit(m.Run())
+	}
+	run := map[string]func(string) error{"service": serveStore, "app": runApp}[role]
+	if err := run(device); err != nil {
+		fmt.Fprintln(os.Stderr, role+":", err)
+		os.Exit(1)
+	}
+}
+
+// crash dies by a signal that Go does not turn into anything else.
+func crash() {
+	runtime.LockOSThread()
+	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	select {}
+}
+
+// world is a service behind a broker, and its monitor.
+type world struct {
+	t       testing.TB
+	device  string
+	pid     int
+	svc     engine.Service
+	broker  *broker.Broker
+	service spec.Service
+	stop    func() error
+
+	mu       sync.Mutex
+	byApp    map[instance.App]engine.Instance
+	images   map[instance.App]engine.Image // the newest of each
+	crashes  int
+	left     []instance.App
+	captures int
+	failed   error // of the last checkpoint by policy
+	refusal  error // that Instance and Crashed return
+}
+
+var _ gate.Monitor = (*world)(nil)
+
+func newWorld(t testing.TB, change func(*spec.Service)) *world {
+	t.Helper()
+	w := prepareWorld(t, change)
+	w.adopt()
+	w.serve()
+	return w
+}
+
+// prepareWorld starts a broker and the service.
+func prepareWorld(t testing.TB, change func(*spec.Service)) *world {
+	t.Helper()
+	if s := binderfs.Probe(); s.Offer != binderfs.OfferFilesystem {
+		t.Skipf("binder: %s", s.Detail)
+	}
+	fs, err := binderfs.Mount(t.TempDir(), binderfs.Options{Stats: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	d, err := fs.AddDevice("binder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(d.Path, 0o666), os.Chmod(fs.Path(), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{
+		t: t, device: d.Path, byApp: map[instance.App]engine.Instance{}, images: map[instance.App]engine.Image{},
+		service: spec.Service{AppKey: spec.AppKeyUID, Concurrency: spec.Strict, Checkpoint: spec.CheckpointPolicy{Mode: spec.CheckpointManual}, OnCrash: spec.CrashPolicy{Mode: spec.CrashRestore}},
+	}
+	if change != nil {
+		change(&w.service)
+	}
+	w.newBroker()
+	w.startService()
+	return w
+}
+
+func (w *world) newBroker() {
+	w.t.Helper()
+	log := logrus.New()
+	log.SetOutput(w.t.Output())
+	var err error
+	w.broker, err = broker.New(broker.Config{
+		Service: &w.service, Monitor: w, Device: w.device, Variant: servicemanager.AIDL3, Log: logrus.NewEntry(log),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := w.broker
+	w.t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *world) startService() {
+	w.t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVariable+"=service "+w.device)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		_ = cmd.Process.Kill() // destroyed already
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		w.t.Fatalf("the service said %q, %v", line, err)
+	}
+	w.pid = cmd.Process.Pid
+}
+
+func (w *world) target(b *engine.Broker) engine.Target {
+	log := logrus.New()
+	log.SetOutput(w.t.Output())
+	return engine.Target{PID: w.pid, Broker: b, Dir: w.t.TempDir(), Log: logrus.NewEntry(log)}
+}
+
+func (w *world) adopt() {
+	w.t.Helper()
+	b, err := w.broker.Seal(w.pid)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.svc, err = fork.New().Adopt(context.Background(), w.target(b)); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if err := w.svc.Destroy(); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *world) serve() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	b := w.broker
+	go func() { done <- b.Serve(ctx) }()
+	w.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	w.t.Cleanup(func() {
+		if err := w.stop(); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *world) app(uid uint32) *app {
+	w.t.Helper()
+	a := startApp(w.t, w.device, uid)
+	a.want("ok", "find")
+	return a
+}
+
+func (w *world) branch(ctx context.Context, key instance.App) (engine.Instance, error) {
+	img := w.images[key]
+	if img == nil {
+		img = w.svc.Base()
+	}
+	in, _, err := w.svc.Branch(ctx, img, nil)
+	if err == nil {
+		w.byApp[key] = in
+	}
+	return in, err
+}
+
+// Instance implements gate.Monitor.
+func (w *world) Instance(ctx context.Context, key instance.App) (engine.Instance, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refusal != nil {
+		return nil, w.refusal
+	}
+	if in := w.byApp[key]; in != nil {
+		return in, nil
+	}
+	return w.branch(ctx, key)
+}
+
+// Checkpoint implements gate.Monitor.
+func (w *world) Checkpoint(ctx context.Context, key instance.App, _ string, conns engine.Conns) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	img, _, err := w.svc.Checkpoint(ctx, w.byApp[key], conns)
+	w.failed = err
+	if err != nil {
+		return err
+	}
+	w.captures++
+	w.images[key] = img
+	return nil
+}
+
+// Crashed implements gate.Monitor.
+func (w *world) Crashed(ctx context.Context, key instance.App, _ engine.Exit, _ []engine.ConnID) (gate.Replacement, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.crashes++
+	if err := w.byApp[key].Kill(); err != nil && !errors.Is(err, engine.ErrGone) {
+		return gate.Replacement{}, err
+	}
+	delete(w.byApp, key)
+	if w.refusal != nil {
+		return gate.Replacement{}, w.refusal
+	}
+	in, err := w.branch(ctx, key)
+	return gate.Replacement{Instance: in}, err
+}
+
+// Left implements gate.Monitor.
+func (w *world) Left(_ context.Context, key instance.App) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = append(w.left, key)
+	in := w.byApp[key]
+	delete(w.byApp, key)
+	if in == nil {
+		return nil
+	}
+	return in.Kill()
+}
+
+// checkpoint captures the app's instance, as corsa checkpoint does.
+func (w *world) checkpoint(key instance.App) error {
+	return w.broker.Hold(context.Background(), key, func(ctx context.Context, held gate.Held) (gate.Replacement, error) {
+		return gate.Replacement{}, w.Checkpoint(ctx, key, "manual", held.Conns)
+	})
+}
+
+// restore replaces the app's instance by its newest checkpoint, as corsa restore does.
+func (w *world) restore(key instance.App) error {
+	return w.broker.Hold(context.Background(), key, func(ctx context.Context, held gate.Held) (gate.Replacement, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		old := held.Instance
+		in, err := w.branch(ctx, key)
+		if err != nil {
+			return gate.Replacement{}, err
+		}
+		return gate.Replacement{Instance: in}, old.Kill()
+	})
+}
