@@ -16,7 +16,8 @@ type Object struct {
 	id         uint64 // by which the driver calls it
 	descriptor string
 	handler    Handler
-	refs       int // kinds of references, strong and weak, that the driver holds for others; guarded by conn.mu
+	raw        bool // the handler answers everything
+	refs       int  // kinds of references, strong and weak, that the driver holds for others; guarded by conn.mu
 }
 
 // NewObject makes an object whose interface is called descriptor. The error is ErrNoThreads if the Conn has none to serve it.
@@ -31,6 +32,18 @@ func (c *Conn) NewObject(descriptor string, h Handler) (*Object, error) {
 	c.objects[o.id] = o
 	return o, nil
 }
+
+// NewRawObject makes an object whose handler gets every transaction, also those that other objects answer by themselves.
+func (c *Conn) NewRawObject(h Handler) (*Object, error) {
+	o, err := c.NewObject("", h)
+	if err == nil {
+		o.raw = true
+	}
+	return o, err
+}
+
+// ID returns the number by which the driver calls the object.
+func (o *Object) ID() uint64 { return o.id }
 
 // Close ends the object: who still has a reference gets StatusDeadObject. It does not wait for handlers that run.
 func (o *Object) Close() {

@@ -16,6 +16,8 @@ type Parcel struct {
 	offsets  []uint64 // of the objects in data
 	buffers  [][]byte // what buffer objects point to, so that it stays where it is
 	sgSize   uint64   // room that the buffers need at the receiver
+	foreign  bool     // data and offsets are another's: see Forward
+	copied   bool     // but data is not any more
 }
 
 // NewParcel returns an empty parcel in the given format.
@@ -24,6 +26,9 @@ func NewParcel(p Protocol) *Parcel { return &Parcel{protocol: p} }
 // Reset empties the parcel and keeps its memory and its format.
 func (p *Parcel) Reset() {
 	clear(p.buffers)
+	if p.foreign {
+		p.data, p.offsets, p.foreign, p.copied = nil, nil, false, false
+	}
 	p.data, p.offsets, p.buffers, p.sgSize = p.data[:0], p.offsets[:0], p.buffers[:0], 0
 }
 

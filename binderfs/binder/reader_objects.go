@@ -191,3 +191,19 @@ func (r *Reader) closeUntaken() {
 func closeFD(fd int) {
 	_ = unix.Close(fd) // it was never written to through this descriptor: there is nothing to lose
 }
+
+// RefAt returns a reference to object i of the parcel, wherever it stands, and nil if it is none of another process. The caller
+// has to release it.
+func (r *Reader) RefAt(i int) *Ref {
+	b, t := r.object(i)
+	if b == nil || t != typeHandle || r.conn == nil {
+		r.fail("no reference to another process' object, as object %d", i)
+		return nil
+	}
+	ref, err := r.conn.acquire(uint32(order.Uint64(b[8:])))
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	return ref
+}

@@ -31,6 +31,11 @@ type Transaction struct {
 	SenderPID int
 	SenderUID int
 	Data      Reader
+	// Within is the transaction in whose handler the thread waits for an answer: this one is called for it, be it by the
+	// process that has been asked or by another that it has asked. nil: none.
+	Within *Transaction
+	// Note is for the handler, who finds there what it has left in Within.
+	Note any
 
 	after []func()
 }
@@ -65,6 +70,10 @@ func (t *thread) push() *frame {
 	if slices.Contains(t.unsent, f) {
 		f = &frame{} // the driver has yet to read the last one
 		t.frames[t.serving] = f
+	}
+	f.tx.Within, f.tx.Note = nil, nil
+	if t.serving > 0 {
+		f.tx.Within = &t.frames[t.serving-1].tx
 	}
 	t.serving++
 	return f
@@ -129,6 +138,8 @@ func (tx *Transaction) dispatch(reply *Parcel) error {
 	switch {
 	case o == nil:
 		return StatusDeadObject
+	case o.raw:
+		return o.handler.Transact(tx, reply)
 	case tx.Code == CodePing:
 		return nil
 	case tx.Code == CodeInterface:

@@ -12,11 +12,17 @@ type Options struct {
 	Variant Variant
 	Threads int                 // that answer; 0 means 4
 	Trace   func(*binder.Event) // as binder.Options.Trace
+	// StandIn, if set, is asked about each service that is to be added, and what it returns is given to those who look the
+	// service up. The reference is the manager's and may be cloned. An error refuses the service.
+	StandIn func(s Service, service *binder.Ref) (binder.Binder, error)
+	// Other, if set, carries out the transactions that are in no range of an interface.
+	Other binder.Handler
 }
 
 // Manager is the context manager of a device. It works until it is closed.
 type Manager struct {
 	conn     *binder.Conn
+	options  Options
 	variant  Variant
 	registry registry
 }
@@ -31,13 +37,24 @@ func New(path string, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		conn: conn, variant: o.Variant,
+		conn: conn, options: o, variant: o.Variant,
 		registry: registry{services: map[string]*entry{}, waiting: map[string][]*entry{}},
 	}
 	if _, err := conn.BecomeContextManager(Interface, binder.HandlerFunc(m.transact)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return m, nil
+}
+
+// Conn returns the Manager's connection, which is closed with it.
+func (m *Manager) Conn() *binder.Conn { return m.conn }
+
+// Publish adds a service that is not another process', in place of one that may have the name.
+func (m *Manager) Publish(s Service, service *binder.Object) error {
+	if err := checkName(s.Name); err != nil {
+		return err
+	}
+	return m.registry.add(s, nil, service, m.tell(s.Name))
 }
 
 // Services lists what is published, by name.
@@ -57,6 +74,9 @@ func (m *Manager) Failed() <-chan struct{} { return m.conn.Failed() }
 
 func (m *Manager) transact(tx *binder.Transaction, reply *binder.Parcel) error {
 	if tx.Code < binder.FirstCall || tx.Code > binder.LastCall {
+		if m.options.Other != nil {
+			return m.options.Other.Transact(tx, reply)
+		}
 		return binder.StatusUnknownTransaction
 	}
 	// The header depends on the caller's protocol, which may be newer than the variant: Android 10's is.
@@ -96,12 +116,10 @@ func (m *Manager) get(tx *binder.Transaction, reply *binder.Parcel, write func(*
 		reply.WriteNoException()
 	}
 	service := m.registry.get(name)
-	if service == nil {
-		write(reply, nil)
-		return nil
+	if ref, ok := service.(*binder.Ref); ok {
+		// The number has to stay this service's until the driver has read it, whatever happens to the service meanwhile.
+		tx.AfterReply(ref.Release)
 	}
-	// The number has to stay this service's until the driver has read it, whatever happens to the service meanwhile.
-	tx.AfterReply(service.Release)
 	write(reply, service)
 	return nil
 }
@@ -138,13 +156,24 @@ func (m *Manager) add(tx *binder.Transaction, reply *binder.Parcel) error {
 		if nameErr := checkName(name); nameErr != nil {
 			err = &binder.Exception{Code: binder.ExIllegalArgument, Message: nameErr.Error()}
 		} else {
-			err = m.registry.add(Service{Name: name, PID: tx.SenderPID, UID: tx.SenderUID}, ref, m.tell(name))
+			err = m.publish(Service{Name: name, PID: tx.SenderPID, UID: tx.SenderUID}, ref)
 		}
 	}
 	if err != nil && ok {
 		ref.Release()
 	}
 	return m.finish(reply, err)
+}
+
+func (m *Manager) publish(s Service, ref *binder.Ref) error {
+	var given binder.Binder = ref
+	if m.options.StandIn != nil {
+		var err error
+		if given, err = m.options.StandIn(s, ref); err != nil {
+			return err
+		}
+	}
+	return m.registry.add(s, ref, given, m.tell(s.Name))
 }
 
 // finish writes the reply of a method without a result.
@@ -228,8 +257,8 @@ const onRegistration = binder.FirstCall
 
 // tell returns a function that tells somebody who waits of a service. It does not wait for an answer, and one who is gone is
 // removed when the driver tells so.
-func (m *Manager) tell(name string) func(waiting, service *binder.Ref) {
-	return func(waiting, service *binder.Ref) {
+func (m *Manager) tell(name string) func(waiting *binder.Ref, service binder.Binder) {
+	return func(waiting *binder.Ref, service binder.Binder) {
 		p := m.conn.NewParcel()
 		p.WriteInterfaceToken(callbackInterface)
 		p.WriteString16(name)

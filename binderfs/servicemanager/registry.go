@@ -21,13 +21,16 @@ type Service struct {
 // entry is a service or somebody who waits for one, with what has to be undone when it goes.
 type entry struct {
 	Service
-	ref  *binder.Ref
-	stop func() // ends the death notification
+	ref   *binder.Ref   // nil: it is this process' own
+	given binder.Binder // what is given to those who look the service up: ref, or what stands in for it
+	stop  func()        // ends the death notification
 }
 
 func (e *entry) release() {
-	e.stop()
-	e.ref.Release()
+	if e.ref != nil {
+		e.stop()
+		e.ref.Release()
+	}
 }
 
 // registry keeps services and who wants to hear of them.
@@ -53,21 +56,22 @@ func checkName(name string) error {
 }
 
 // add publishes a service, in place of one that may have its name, and calls tell for each that waits for it.
-func (r *registry) add(s Service, ref *binder.Ref, tell func(waiting, service *binder.Ref)) error {
-	e := &entry{Service: s, ref: ref}
+func (r *registry) add(s Service, ref *binder.Ref, given binder.Binder, tell func(waiting *binder.Ref, service binder.Binder)) error {
+	e := &entry{Service: s, ref: ref, given: given}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	stop, err := ref.NotifyDeath(func() { r.drop(e) })
-	if err != nil {
-		return err
+	if ref != nil {
+		var err error
+		if e.stop, err = ref.NotifyDeath(func() { r.drop(e) }); err != nil {
+			return err
+		}
 	}
-	e.stop = stop
 	if old := r.services[s.Name]; old != nil {
 		old.release()
 	}
 	r.services[s.Name] = e
 	for _, w := range r.waiting[s.Name] {
-		tell(w.ref, ref)
+		tell(w.ref, given)
 	}
 	return nil
 }
@@ -82,18 +86,22 @@ func (r *registry) drop(e *entry) {
 	}
 }
 
-// get returns a reference to the service of that name, which the caller has to release, or nil.
-func (r *registry) get(name string) *binder.Ref {
+// get returns the service of that name, or nil. If it is a *binder.Ref, the caller has to release it.
+func (r *registry) get(name string) binder.Binder {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.services[name]; e != nil {
-		return e.ref.Clone()
+	e := r.services[name]
+	if e == nil {
+		return nil
 	}
-	return nil
+	if ref, ok := e.given.(*binder.Ref); ok {
+		return ref.Clone()
+	}
+	return e.given
 }
 
 // wait has callback told of services of that name, at once if there is one.
-func (r *registry) wait(s Service, callback *binder.Ref, tell func(waiting, service *binder.Ref)) error {
+func (r *registry) wait(s Service, callback *binder.Ref, tell func(waiting *binder.Ref, service binder.Binder)) error {
 	w := &entry{Service: s, ref: callback}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -104,7 +112,7 @@ func (r *registry) wait(s Service, callback *binder.Ref, tell func(waiting, serv
 	w.stop = stop
 	r.waiting[s.Name] = append(r.waiting[s.Name], w)
 	if e := r.services[s.Name]; e != nil {
-		tell(callback, e.ref)
+		tell(callback, e.given)
 	}
 	return nil
 }

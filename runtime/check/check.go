@@ -25,6 +25,8 @@ type Options struct {
 	Shared []string
 	// Listeners are the addresses that become private to each instance. Any other listening socket blocks.
 	Listeners []engine.Address
+	// Broker is the path, as the caller sees it, of the Binder device that a gate manages: it may be open. "": none may.
+	Broker string
 	// Deep also reads smaps, for MADV_DONTFORK, MADV_WIPEONFORK and device memory. It walks the page tables:
 	// about 1 ms for every 50 MiB of resident memory in small pages. Without it such regions go unnoticed.
 	Deep bool
@@ -119,8 +121,9 @@ type inspection struct {
 	dir    string // /proc/PID
 	opts   Options
 	status status
-	root   string   // root directory of the process as the caller sees it
-	shared []string // Options.Shared as the kernel names them
+	root   string      // root directory of the process as the caller sees it
+	shared []string    // Options.Shared as the kernel names them
+	broker unix.Stat_t // of Options.Broker
 	table  []*openFile
 	// refused holds the spans of mappings that have a blocker: one is enough for each.
 	refused map[string]bool
@@ -140,6 +143,9 @@ func (in *inspection) run() error {
 		return err
 	}
 	in.resolveShared()
+	if err := in.resolveBroker(); err != nil {
+		return err
+	}
 	steps := []func() error{
 		in.checkThreads, in.checkChildren, in.checkTimers, in.checkMappings, in.checkVMFlags, in.checkDescriptors,
 	}

@@ -107,6 +107,8 @@ func (in *inspection) checkDevice(f *openFile) {
 	f.Kind = KindDevice
 	major, minor := unix.Major(f.stat.Rdev), unix.Minor(f.stat.Rdev)
 	switch {
+	case in.isBroker(f):
+		f.Kind = KindBinder
 	case isBinder(fmt.Sprintf("%s/fd/%d", in.dir, f.FD.FD)):
 		in.checkBinder(f)
 	case major == majorMem && (minor == minorNull || minor == minorZero || minor == minorFull || minor == minorRandom || minor == minorUrandom):

@@ -61,6 +61,7 @@ const deletedSuffix = " (deleted)"
 func (in *inspection) checkMapping(m *mapping) {
 	path := strings.TrimSuffix(m.path, deletedSuffix)
 	switch {
+	case in.mapsBroker(m): // an instance gets one of its own
 	case path == "" || path[0] == '[': // anonymous, [heap], [vdso], [anon:name]
 	case path == "/[aio]":
 		in.refuse(m, "the kernel completes asynchronous I/O (libaio) into it and a copy has no such context",
@@ -163,7 +164,7 @@ func (in *inspection) checkVMFlags() error {
 
 func (in *inspection) checkFlags(m *mapping, flags string) {
 	// [vvar], [vdso] and [vsyscall] are the kernel's and have flags of devices.
-	if strings.HasPrefix(m.path, "[v") {
+	if strings.HasPrefix(m.path, "[v") || in.mapsBroker(m) {
 		return
 	}
 	for flag := range strings.FieldsSeq(flags) {

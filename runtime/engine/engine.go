@@ -35,6 +35,8 @@ type Target struct {
 	// Listeners are the addresses on which the service listens and which become private to each instance:
 	// {"unix", "/run/redis.sock"} or {"tcp", "127.0.0.1:6379"}. Instance.Dial takes an index into it.
 	Listeners []Address
+	// Broker is the Binder device on which a gate in this process stands in for the service; nil: there is none.
+	Broker *Broker
 	// Binder says that apps call the service through Binder, and how they are told apart; nil: they do not. The engine
 	// has to be a BinderEngine, and the Service it makes is a BinderService.
 	Binder *BinderTarget

@@ -20,7 +20,9 @@ type Capturer struct {
 	Declared   []engine.Address // of the service's own, when it is adopted
 	Conns      engine.Conns
 	Shared     []string // paths declared shared
+	Binder     string   // path, here, of the Binder device that may be open; "": none
 
+	binder   unix.Stat_t
 	dir      int // /proc/PID/fd
 	infoDir  int // /proc/PID/fdinfo
 	buf      []byte
@@ -41,6 +43,11 @@ func (c *Capturer) Run() (*Plan, error) {
 		return nil, err
 	}
 	defer unix.Close(c.infoDir)
+	if c.Binder != "" {
+		if err := unix.Stat(c.Binder, &c.binder); err != nil {
+			return nil, fmt.Errorf("binder device %s: %w", c.Binder, err)
+		}
+	}
 	buf := bufPool.Get().(*[]byte)
 	c.buf = *buf
 	defer func() {
@@ -180,6 +187,9 @@ func (c *Capturer) path(fd int, link string) error {
 		return gone(c.PID, err)
 	}
 	kind := st.Mode & unix.S_IFMT
+	if c.Binder != "" && st.Dev == c.binder.Dev && st.Ino == c.binder.Ino {
+		return c.device(fd, st.Ino)
+	}
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil // devices: inherited
 	}
@@ -204,6 +214,20 @@ func (c *Capturer) path(fd int, link string) error {
 		return err
 	}
 	c.plan.FDs = append(c.plan.FDs, FD{FD: fd, Kind: File, Flags: flags, Pos: pos, Inode: st.Ino})
+	return nil
+}
+
+// device plans the Binder device.
+func (c *Capturer) device(fd int, inode uint64) error {
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	flags, err := openFlags(info)
+	if err != nil || flags&unix.O_PATH != 0 {
+		return err
+	}
+	c.plan.FDs = append(c.plan.FDs, FD{FD: fd, Kind: Binder, Flags: flags, Inode: inode})
 	return nil
 }
 

@@ -26,6 +26,7 @@ type Maker struct {
 	Dir    string // for listening sockets
 	Name   string // of the instance, unique in Dir
 	Net    *Netns
+	Binder string                 // path, here, of the Binder device of the plan
 	Keep   map[engine.ConnID]bool // connections to plumb again
 
 	// Made maps a descriptor of the plan to the new one here, which Close closes. Duplicates and epoll sets are not in it.
@@ -109,6 +110,10 @@ func (m *Maker) make(p *FD) error {
 		}
 		_, err = unix.Seek(fd, p.Pos, unix.SEEK_SET)
 		return err
+	case Binder:
+		// Only by name: what the driver keeps for an open device belongs to the process that has opened it.
+		fd, err := unix.Open(m.Binder, unix.O_PATH|unix.O_CLOEXEC, 0)
+		return m.add(p, fd, err)
 	case Event:
 		fd, err := unix.Eventfd(0, p.Type|unix.EFD_CLOEXEC|p.Flags&unix.O_NONBLOCK)
 		if err := m.add(p, fd, err); err != nil || p.Count == 0 {

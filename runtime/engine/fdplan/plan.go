@@ -30,6 +30,7 @@ const (
 	Pipe   Kind = "pipe" // both ends in the process, with what was in it
 	Pair   Kind = "pair" // a socket pair within the process, likewise
 	Closed Kind = "closed"
+	Binder Kind = "binder" // a Binder device: opened anew, mapped and published by the engine
 )
 
 // FD is one descriptor.
@@ -56,6 +57,24 @@ type FD struct {
 	Interval [2]int64      `json:"interval,omitempty"`
 	Sigmask  uint64        `json:"sigmask,omitempty"`
 	Watches  []Watch       `json:"watches,omitempty"`
+	Binder   *BinderOpen   `json:"binder,omitempty"`
+}
+
+// BinderOpen is what an open Binder device is to its process. The engine fills it in.
+type BinderOpen struct {
+	Start      uint64       `json:"start,omitempty"` // of the mapping for incoming parcels
+	Size       uint64       `json:"size,omitempty"`  // bytes; 0: there is no mapping
+	MaxThreads uint32       `json:"maxThreads"`      // that the driver may still ask for
+	Loopers    []int        `json:"loopers,omitempty"`
+	Poller     int          `json:"poller,omitempty"`  // the one looper that polls the device, or 0
+	Manager    bool         `json:"manager,omitempty"` // it holds a reference to the context manager
+	Nodes      []BinderNode `json:"nodes,omitempty"`
+}
+
+// BinderNode is an object of the process to which others have references.
+type BinderNode struct {
+	Ptr    uint64 `json:"ptr"`
+	Cookie uint64 `json:"cookie"`
 }
 
 // Watch is one entry of an interest list.

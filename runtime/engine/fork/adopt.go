@@ -96,7 +96,11 @@ func (ad *adoption) stop(ctx context.Context) error {
 }
 
 func checkOptions(t engine.Target, deep bool) check.Options {
-	return check.Options{Shared: t.Shared, Listeners: t.Listeners, Deep: deep}
+	o := check.Options{Shared: t.Shared, Listeners: t.Listeners, Deep: deep}
+	if t.Broker != nil {
+		o.Broker = t.Broker.Device
+	}
+	return o
 }
 
 // enter puts the arena into the stopped service and sends its threads, provisionally, into the stub.
@@ -201,7 +205,9 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		ad.threads = append(ad.threads, th.state)
 	}
 	leaderFirst(ad.threads, ad.leader().state.TID)
-	cap := capturer{pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared}
+	cap := capturer{
+		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: ad.t.Broker, binderPID: ad.t.PID,
+	}
 	var err error
 	if ad.plan, err = cap.run(); err != nil {
 		return nil, err

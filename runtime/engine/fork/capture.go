@@ -12,6 +12,8 @@ type capturer struct {
 	declared   []engine.Address
 	conns      engine.Conns
 	shared     []string
+	binder     *engine.Broker
+	binderPID  int // who has opened the device
 
 	open func(fd int) bool // set by run: whether the process has the descriptor, in the plan or not
 }
@@ -21,9 +23,15 @@ func (c *capturer) run() (*plan, error) {
 	r := fdplan.Capturer{
 		PID: c.pid, PIDFD: c.pidfd, Listeners: c.listeners, Declared: c.declared, Conns: c.conns, Shared: c.shared,
 	}
+	if c.binder != nil {
+		r.Binder = c.binder.Device
+	}
 	p, err := r.Run()
 	c.open = r.Open
 	if err != nil {
+		return nil, err
+	}
+	if err := c.readBinder(p); err != nil {
 		return nil, err
 	}
 	return &plan{*p}, nil

@@ -162,6 +162,7 @@ func (c *checkpoint) read() error {
 	in, begun := c.in, time.Now()
 	r := capturer{
 		pid: in.leader.PID, pidfd: in.leader.pidfd, listeners: in.listenerInodes(), conns: c.conns, shared: c.s.target.Shared,
+		binder: c.s.target.Broker, binderPID: in.a.PID,
 	}
 	p, err := r.run()
 	if err != nil {

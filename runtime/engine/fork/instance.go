@@ -26,7 +26,9 @@ type instance struct {
 	name      string
 	listeners []listener
 	shared    []mapping
-	hidden    []int // descriptors that the last checkpoint did not share; nil: there was none
+	hidden    []int   // descriptors that the last checkpoint did not share; nil: there was none
+	binder    *planFD // the Binder device; nil: it has none open
+	token     engine.BrokerToken
 
 	tracee *tracee
 	parker parker
@@ -34,8 +36,11 @@ type instance struct {
 }
 
 // start spawns the threads, parked.
-func (in *instance) start(ctx context.Context, threads []threadState) error {
-	sp := &spawn{a: in.a, threads: append([]threadState(nil), threads...), sameIDs: in.s.sameIDs, seccomp: in.s.seccomp}
+func (in *instance) start(ctx context.Context, m *image) error {
+	sp := &spawn{
+		a: in.a, threads: append([]threadState(nil), m.threads...), sameIDs: in.s.sameIDs, seccomp: in.s.seccomp,
+		plan: m.plan, binder: in.binder,
+	}
 	in.a.own.setRun(runParked)
 	var err error
 	if in.leader, in.initp, err = sp.run(ctx); err != nil {
@@ -213,6 +218,7 @@ type instanceHandle struct {
 	Listeners []listener    `json:"listeners"`
 	Threads   []threadState `json:"threads"`
 	Shared    []mapping     `json:"shared,omitempty"`
+	Binder    *planFD       `json:"binder,omitempty"`
 }
 
 // Handle implements engine.Instance.
@@ -220,13 +226,13 @@ func (in *instance) Handle() json.RawMessage { return in.handleWith(in.threadSta
 
 func (in *instance) handleWith(threads []threadState) json.RawMessage {
 	return mustJSON(instanceHandle{
-		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, threads, in.shared,
+		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, threads, in.shared, in.binder,
 	})
 }
 
 // OpenInstance implements engine.Service. The instance may have been dormant, active or half parked when the engine
 // died; afterwards it is dormant or active again.
-func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engine.Instance, error) {
+func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (engine.Instance, error) {
 	var h instanceHandle
 	if err := json.Unmarshal(handle, &h); err != nil {
 		return nil, fmt.Errorf("instance handle: %w", err)
@@ -235,7 +241,7 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared}
+	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder}
 	if in.leader, err = h.Leader.reopen(); err != nil {
 		return nil, errors.Join(err, in.Kill())
 	}
@@ -248,6 +254,9 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 		return nil, err
 	}
 	if err := in.inheritNetns(); err != nil {
+		return nil, err
+	}
+	if err := in.publishBinder(ctx); err != nil {
 		return nil, err
 	}
 	s.track(in)

@@ -31,9 +31,11 @@ const (
 // Offsets in a slot.
 const (
 	slotBatch   = 0x100
-	slotCapture = 0x400 // what the thread says about itself, see capture
-	slotFrame   = 0x500 // ucontext
-	slotXstate  = 0x800 // 64-byte aligned
+	slotCapture = 0x400  // what the thread says about itself, see capture
+	slotFrame   = 0x500  // ucontext
+	slotXstate  = 0x800  // 64-byte aligned
+	slotOwn     = 0x4800 // a longer batch for a thread that begins
+	slotOwnData = 0x5400
 )
 
 // Offsets in a context; stub_amd64.s has the same.

@@ -24,6 +24,7 @@ type rebuild struct {
 	name   string  // of the instance, unique in dir
 	net    *netns
 	keep   map[engine.ConnID]bool
+	device string // path of the Binder device; "": none
 
 	fds       map[int]int // descriptor of the plan -> the engine's new one
 	plumbed   []engine.Plumbed
@@ -33,6 +34,7 @@ type rebuild struct {
 func (r *rebuild) run(ctx context.Context) error {
 	m := fdplan.Maker{
 		Plan: &r.plan.Plan, Source: r.source.PID, Dir: r.dir, Name: r.name, Net: &r.net.Netns, Keep: r.keep,
+		Binder: r.device,
 	}
 	defer m.Close()
 	err := m.Run()
@@ -68,6 +70,9 @@ func (r *rebuild) send(ctx context.Context) error {
 			return fmt.Errorf("hand over descriptors: %w", err)
 		}
 		order = order[n:]
+	}
+	if err := r.binder(ctx); err != nil {
+		return err
 	}
 	return r.duplicates(ctx)
 }
@@ -159,10 +164,10 @@ func (r *rebuild) epolls(ctx context.Context) error {
 			continue
 		}
 		for _, w := range p.Watches {
-			ev := make([]byte, 12)
-			binary.LittleEndian.PutUint32(ev, w.Events)
-			binary.LittleEndian.PutUint64(ev[4:], w.Data)
-			b.call(unix.SYS_EPOLL_CTL, p.FD, unix.EPOLL_CTL_ADD, w.FD, b.put(ev, 4))
+			if r.plan.watchesBinder(w) {
+				continue // see enterBinder
+			}
+			b.call(unix.SYS_EPOLL_CTL, p.FD, unix.EPOLL_CTL_ADD, w.FD, b.put(epollEvent(w), 4))
 			if len(b.entries) >= 3*sendChunk {
 				if _, err := r.a.exec(ctx, b); err != nil {
 					return fmt.Errorf("fill epoll: %w", err)
@@ -175,4 +180,12 @@ func (r *rebuild) epolls(ctx context.Context) error {
 		return fmt.Errorf("make epoll anew: %w", err)
 	}
 	return nil
+}
+
+// epollEvent is struct epoll_event.
+func epollEvent(w fdplan.Watch) []byte {
+	ev := make([]byte, 12)
+	binary.LittleEndian.PutUint32(ev, w.Events)
+	binary.LittleEndian.PutUint64(ev[4:], w.Data)
+	return ev
 }

@@ -21,8 +21,17 @@ const (
 	waitKindMask = 0xf
 )
 
-func classify(nr uint64) waitCall {
-	switch nr {
+// binderWriteRead is BINDER_WRITE_READ. The driver writes down how much it has taken before it returns, so that the call can be
+// made again, and a thread that a stop has woken takes no work.
+const binderWriteRead = 0xc0306201
+
+// classify tells what the system call is that r has entered, or has just left.
+func classify(r *regs) waitCall {
+	switch r.Orig_rax {
+	case unix.SYS_IOCTL:
+		if uint32(r.Rsi) == binderWriteRead {
+			return waitsToTake | eintrOnStop
+		}
 	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_POLL, unix.SYS_PPOLL,
 		unix.SYS_SELECT, unix.SYS_PSELECT6, unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_PAUSE:
 		return waitsOnly | eintrOnStop
@@ -47,7 +56,7 @@ func interrupted(r *regs) bool {
 	case erestartsys, erestartnointr, erestartnohand, erestartRestartblock:
 		return true
 	case -int64(unix.EINTR):
-		return classify(r.Orig_rax)&eintrOnStop != 0
+		return classify(r)&eintrOnStop != 0
 	}
 	return false
 }
@@ -57,7 +66,7 @@ func atBoundary(r *regs) bool {
 	if int64(r.Orig_rax) < 0 {
 		return false
 	}
-	switch classify(r.Orig_rax) & waitKindMask {
+	switch classify(r) & waitKindMask {
 	case waitsOnly:
 		return true
 	case waitsToTake:

@@ -187,13 +187,19 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, name: in.name, net: &s.net,
 		keep: map[engine.ConnID]bool{},
 	}
+	if s.target.Broker != nil {
+		r.device, in.binder = s.target.Broker.Device, m.plan.binder()
+	}
 	for _, id := range keep {
 		r.keep[id] = true
 	}
 	err = r.run(ctx)
 	in.listeners = r.listenerList(len(s.target.Listeners))
 	if err == nil {
-		err = in.start(ctx, m.threads)
+		err = in.start(ctx, m)
+	}
+	if err == nil {
+		err = in.publishBinder(ctx)
 	}
 	if err == nil {
 		err = a.prepare(ctx)

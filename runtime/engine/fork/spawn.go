@@ -26,6 +26,8 @@ type spawn struct {
 	threads   []threadState // the leader first
 	sameIDs   bool          // in a pid namespace of their own, under the same ids
 	seccomp   bool
+	plan      *plan
+	binder    *planFD // nil: no Binder device
 	captures  []capture
 	initPidfd uint64
 	leadPidfd uint64
@@ -121,6 +123,7 @@ func (s *spawn) own(i int, b *batch) {
 	if t.GSBase != 0 {
 		b.call(unix.SYS_ARCH_PRCTL, 0x1001, t.GSBase) // ARCH_SET_GS
 	}
+	s.enterBinder(t, b)
 }
 
 // header writes a thread's context: run b, then park on the frame that is in the slot.
@@ -151,6 +154,9 @@ func (s *spawn) run(ctx context.Context) (leader, initp process, err error) {
 	for i := 1; i < len(s.threads); i++ {
 		t := s.threads[i]
 		own := &batch{at: s.a.arena.slot(t.Slot) + slotBatch}
+		if s.loops(t) { // it is too long to lie there, before what the thread has said about itself
+			own.at, own.dataAt = s.a.arena.slot(t.Slot)+slotOwn, s.a.arena.slot(t.Slot)+slotOwnData
+		}
 		s.own(i, own)
 		if err := s.header(i, own); err != nil {
 			return process{}, process{}, err

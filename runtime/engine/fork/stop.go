@@ -317,7 +317,7 @@ func (t *tracee) walk(th *thread, deadline time.Time) error {
 		if !entered || t.arena.inStub(th.regs.Rip) {
 			continue
 		}
-		switch classify(th.regs.Orig_rax) & waitKindMask {
+		switch classify(&th.regs) & waitKindMask {
 		case waitsOnly: // do not even begin it: it is made when the thread goes on
 			return t.putOff(th)
 		case waitsToTake: // begin it: if it has to block, the interrupt breaks it off

@@ -82,7 +82,16 @@ func prepareWorld(t testing.TB, change func(*spec.Service)) *world {
 	if s := binderfs.Probe(); s.Offer != binderfs.OfferFilesystem {
 		t.Skipf("binder: %s", s.Detail)
 	}
-	fs, err := binderfs.Mount(t.TempDir(), binderfs.Options{Stats: true})
+	dir, err := os.MkdirTemp("", "broker") // which other users can enter, unlike TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	fs, err := binderfs.Mount(dir, binderfs.Options{Stats: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +104,7 @@ func prepareWorld(t testing.TB, change func(*spec.Service)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Chmod(d.Path, 0o666), os.Chmod(fs.Path(), 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(d.Path, 0o666), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	w := &world{
@@ -133,7 +142,6 @@ func (w *world) startService() {
 	w.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVariable+"=service "+w.device)
-	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
