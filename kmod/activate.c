@@ -31,22 +31,15 @@
  * is another process and does run. Such threads are always waited for.
  *
  * What a LAZY switch leaves open is not user code but the system calls in which
- * the other threads slept: they are on their way out, in the former record.
- * It does not even wake all of them. Most threads of most programs only sleep;
- * to wake each one, so that it leaves a wait here and enters the same wait
- * there, is what a switch would spend its time on. A thread that is asleep, and
- * was idle when the new record was active last, is only marked: nothing wakes
- * it, but if something does, the rules above hold. It is called in when there
- * is nothing better to do, by a kernel thread of the idle class. It loses no
- * wakeup by that: system calls look at what they wait for when they restart.
- * And if the former record becomes active again soon, it has never left.
+ * the other threads slept: summon.c says which of them are called, and which
+ * are waited for. The rest is called when there is nothing better to do, by a
+ * kernel thread of the idle class, or after ten milliseconds: time that passes,
+ * and signals that only the new record takes, wait no longer than that.
  */
-#include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/preempt.h>
 #include <linux/rculist.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/task_stack.h>
 #include <linux/smp.h>
 #include <uapi/linux/sched/types.h>
 
@@ -54,8 +47,8 @@
 #include "record.h"
 #include "refuse.h"
 #include "session.h"
-#include "swap.h"
-#include "symbols.h"
+#include "still.h"
+#include "summon.h"
 #include "thread.h"
 
 static struct kthread_worker *sweeper;
@@ -78,29 +71,8 @@ static void corsa_sync_cpus(struct corsa_session *session)
 	smp_call_function_many(session->cpus, nothing, NULL, true);
 }
 
-/* Which threads have to settle before the switch is complete? */
-static void await_locked(struct corsa_session *session, bool lazy)
-{
-	struct corsa_thread *thread;
-	bool wait;
-
-	session->awaited = 0;
-	list_for_each_entry(thread, &session->threads, link) {
-		if (thread->gated)
-			wait = false;
-		else if (thread->parked)
-			/* In the way of nobody; but HOLD has to move it. */
-			wait = session->held && corsa_thread_judge_locked(
-							thread) != CORSA_PARK;
-		else
-			wait = !lazy || thread->lends_mm;
-		thread->awaited = wait;
-		session->awaited += wait;
-	}
-}
-
-static void forget_awaited(struct corsa_session *session,
-			   struct corsa_record *last)
+void corsa_forget_awaited(struct corsa_session *session,
+			  struct corsa_record *last)
 {
 	struct corsa_thread *thread;
 
@@ -112,157 +84,31 @@ static void forget_awaited(struct corsa_session *session,
 	spin_unlock(&session->lock);
 }
 
-/* Which thread of the record has run last? The same will the next time. */
-static void note_recent_locked(struct corsa_record *record)
+/* The session is held for each that is queued. */
+static void queue_sweep(struct corsa_session *session, enum corsa_manner manner)
 {
-	struct corsa_thread *thread;
-	u64 latest = 0;
-
-	list_for_each_entry(thread, &record->session->threads, link) {
-		u64 ran = READ_ONCE(thread->task->se.exec_start);
-
-		if (thread->cur == record && !thread->parked && ran > latest) {
-			latest = ran;
-			record->recent = thread->index;
-		}
-	}
-}
-
-static bool asleep(struct corsa_thread *thread)
-{
-	return !READ_ONCE(thread->task->on_cpu) &&
-	       READ_ONCE(thread->task->__state) & TASK_INTERRUPTIBLE;
-}
-
-static bool has_work(struct corsa_thread *thread, struct corsa_record *record)
-{
-	struct corsa_state *state;
-
-	if (!record)
-		return false;
-	if (record->recent == thread->index)
-		return true;
-	state = corsa_thread_state(thread, record);
-	return state && READ_ONCE(state->busy);
-}
-
-/* True if some were left asleep. */
-static bool kick_lazily(struct corsa_session *session, struct corsa_record *to)
-{
-	struct corsa_thread *thread;
-	bool left = false;
-
-	rcu_read_lock();
-	list_for_each_entry_rcu(thread, &session->threads, link) {
-		if (READ_ONCE(thread->parked))
-			continue;
-		if (thread->lends_mm || !asleep(thread) ||
-		    (thread->cur != to && has_work(thread, to))) {
-			corsa_thread_kick(thread);
-			continue;
-		}
-		corsa_thread_mark(thread);
-		/* It may have woken up meanwhile: the CPUs are asked below. */
-		left |= thread->cur != to;
-	}
-	rcu_read_unlock();
-	return left;
-}
-
-/* Will the thread, when it becomes the record, go to wait in Binder's driver? */
-static bool returns_to_binder(struct corsa_thread *thread,
-			      struct corsa_record *record)
-{
-	struct corsa_state *state = corsa_thread_state(thread, record);
-
-	return state && corsa_reads_binder(&state->regs) &&
-	       (long)state->regs.ax < 0 && (long)state->regs.orig_ax >= 0;
-}
-
-enum gate_call { LEAVE_ASLEEP, CALL, CALL_AND_WAIT };
-
-/*
- * A thread of another record must not take a transaction that is queued when
- * the switch is done. One that is asleep in the driver cannot: whatever wakes
- * it, it finds a signal pending before it looks for work. If it would come back
- * to the same place in the new record, to be woken for work is all that it
- * needs. One that runs may be about to look for work, and is waited for, unless
- * it is known to be on its way out.
- */
-static enum gate_call choose_for_gate(struct corsa_thread *thread,
-				      struct corsa_record *to, bool *idle)
-{
-	bool sleeps, waits, returns;
-
-	*idle = false;
-	if (thread->lends_mm)
-		return CALL_AND_WAIT;
-	corsa_thread_mark(thread);
-	/* Now that it is marked: */
-	sleeps = asleep(thread);
-	waits = sleeps && corsa_reads_binder(task_pt_regs(thread->task));
-	/* Nothing is queued for nobody. */
-	returns = !to || returns_to_binder(thread, to);
-	if (waits)
-		return returns ? LEAVE_ASLEEP : CALL_AND_WAIT;
-	if (!sleeps)
-		return thread->leaving ? CALL : CALL_AND_WAIT;
-	if (to && (returns || has_work(thread, to)))
-		return CALL;
-	*idle = true;
-	return LEAVE_ASLEEP;
-}
-
-/* True if some were left asleep that have to be called some time. */
-static bool kick_for_gate_locked(struct corsa_session *session,
-				 struct corsa_record *to)
-{
-	struct corsa_thread *thread;
-	bool idle, left = false;
-	enum gate_call call;
-
-	session->awaited = 0;
-	list_for_each_entry(thread, &session->threads, link) {
-		thread->awaited = false;
-		if (thread->parked || thread->gated || thread->cur == to)
-			continue;
-		call = choose_for_gate(thread, to, &idle);
-		left |= idle;
-		if (call == LEAVE_ASLEEP)
-			continue;
-		if (call == CALL_AND_WAIT) {
-			thread->awaited = true;
-			session->awaited++;
-		}
-		corsa_thread_kick(thread);
-	}
-	return left;
-}
-
-enum manner { ALL, LAZY, FOR_GATE };
-
-/*
- * The gate may switch with every transaction. To call in each time who has
- * nothing to do then would cost as much as the switch.
- */
-static bool queue_sweep(struct corsa_session *session, enum manner manner)
-{
-	if (manner != FOR_GATE)
-		return kthread_queue_work(sweeper, &session->sweep);
-	return kthread_queue_delayed_work(sweeper, &session->later,
-					  msecs_to_jiffies(10));
+	corsa_session_get(session);
+	if (!queue_delayed_work(corsa_workqueue, &session->later,
+				msecs_to_jiffies(10)))
+		corsa_session_put(session);
+	/* The gate may switch with every transaction: not for each of them. */
+	if (manner == CORSA_FOR_GATE)
+		return;
+	corsa_session_get(session);
+	if (!kthread_queue_work(sweeper, &session->sweep))
+		corsa_session_put(session);
 }
 
 /* The part that does not sleep: see the top of the file. */
-static void redirect(struct corsa_session *session, struct corsa_record *to,
-		     bool held, enum manner manner)
+void corsa_redirect(struct corsa_session *session, struct corsa_record *to,
+		    bool held, enum corsa_manner manner)
 {
-	bool left = false;
+	bool left;
 
 	preempt_disable();
 	spin_lock(&session->lock);
 	if (session->active)
-		note_recent_locked(session->active);
+		corsa_note_recent_locked(session->active);
 	/* It may have crashed while control waited. */
 	if (to && !corsa_record_runnable(to))
 		to = NULL;
@@ -271,24 +117,14 @@ static void redirect(struct corsa_session *session, struct corsa_record *to,
 	if (to)
 		session->last = to;
 	atomic_inc(&session->fence);
-	if (manner == FOR_GATE)
-		left = kick_for_gate_locked(session, to);
-	else
-		await_locked(session, manner != ALL);
+	left = corsa_summon_locked(session, to, manner);
 	spin_unlock(&session->lock);
-	if (manner == LAZY)
-		left = kick_lazily(session, to);
-	else if (manner == ALL)
-		corsa_threads_kick(session);
 	corsa_sync_cpus(session);
 	atomic_dec(&session->fence);
 	preempt_enable();
 	wake_up_all(&session->parked);
-	if (left && to) {
-		corsa_session_get(session);
-		if (!queue_sweep(session, manner))
-			corsa_session_put(session);
-	}
+	if (left && to)
+		queue_sweep(session, manner);
 }
 
 void corsa_activate_redirected(struct corsa_session *session)
@@ -318,9 +154,9 @@ void corsa_activate_sweep(struct kthread_work *work)
 	sweep(container_of(work, struct corsa_session, sweep));
 }
 
-void corsa_activate_sweep_later(struct kthread_work *work)
+void corsa_activate_sweep_later(struct work_struct *work)
 {
-	sweep(container_of(work, struct corsa_session, later.work));
+	sweep(container_of(to_delayed_work(work), struct corsa_session, later));
 }
 
 int corsa_activate_init(void)
@@ -345,7 +181,7 @@ void corsa_activate_exit(void)
 	kthread_destroy_worker(sweeper);
 }
 
-static int wait_for_threads(struct corsa_session *session, long timeout)
+int corsa_await(struct corsa_session *session, long timeout)
 {
 	long ret;
 
@@ -364,28 +200,21 @@ static int wait_for_threads(struct corsa_session *session, long timeout)
 	return ret ? -EINTR : -EBUSY;
 }
 
-static int switch_to_record(struct corsa_session *session,
-			    struct corsa_record *to, bool held,
-			    enum manner manner, long timeout)
+int corsa_switch(struct corsa_session *session, struct corsa_record *to,
+		 bool held, enum corsa_manner manner, long timeout)
 {
 	struct corsa_record *former = session->active;
 	struct corsa_record *last = session->last;
 	bool was_held = session->held;
 	int ret;
 
-	redirect(session, to, held, held ? ALL : manner);
-	ret = wait_for_threads(session, timeout);
+	corsa_redirect(session, to, held, held ? CORSA_ALL : manner);
+	ret = corsa_await(session, timeout);
 	if (ret && ret != -ESRCH) {
-		redirect(session, former, was_held, LAZY);
-		forget_awaited(session, last);
+		corsa_redirect(session, former, was_held, CORSA_LAZY);
+		corsa_forget_awaited(session, last);
 	}
 	return ret;
-}
-
-int corsa_switch(struct corsa_session *session, struct corsa_record *to,
-		 bool held, long timeout)
-{
-	return switch_to_record(session, to, held, ALL, timeout);
 }
 
 int corsa_switch_for_gate(struct corsa_session *session,
@@ -396,7 +225,7 @@ int corsa_switch_for_gate(struct corsa_session *session,
 
 	if (to != session->active && corsa_refuse_switch(session, to))
 		return -EOPNOTSUPP;
-	ret = switch_to_record(session, to, false, FOR_GATE, timeout);
+	ret = corsa_switch(session, to, false, CORSA_FOR_GATE, timeout);
 	if (ret)
 		return ret;
 	spin_lock(&session->lock);
@@ -407,89 +236,11 @@ int corsa_switch_for_gate(struct corsa_session *session,
 	return 0;
 }
 
-/* Every thread that could run is asleep and a signal could wake it. */
-static bool all_asleep(struct corsa_session *session)
-{
-	struct corsa_thread *thread;
-	bool all = true;
-
-	rcu_read_lock();
-	list_for_each_entry_rcu(thread, &session->threads, link) {
-		all = READ_ONCE(thread->parked) || asleep(thread);
-		if (!all)
-			break;
-	}
-	rcu_read_unlock();
-	return all;
-}
-
-/*
- * No instance is active: did each parked thread come out of a wait, and is each
- * one that was left asleep still in it?
- */
-static bool all_at_boundary(struct corsa_session *session,
-			    struct corsa_record *record)
-{
-	struct corsa_thread *thread;
-	bool all = true;
-
-	spin_lock(&session->lock);
-	list_for_each_entry(thread, &session->threads, link) {
-		if (thread->cur != record ||
-		    !corsa_thread_state(thread, record))
-			continue;
-		all = thread->parked ? thread->at_boundary : asleep(thread);
-		if (!all)
-			break;
-	}
-	spin_unlock(&session->lock);
-	return all;
-}
-
-/*
- * Stops the running instance at a boundary. A busy one is only looked at; it is
- * stopped when all threads seem to sleep, and let go again if one of them was
- * faster.
- */
-static int park_at_boundary(struct corsa_session *session, u64 timeout_ns,
-			    enum manner manner)
-{
-	struct corsa_record *record = session->active;
-	u64 deadline = ktime_get_ns() + min_t(u64, timeout_ns, NSEC_PER_SEC * 3600);
-	u64 pause = 10 * NSEC_PER_USEC;
-	ktime_t expires;
-	int ret;
-
-	if (!record || session->held)
-		return 0;
-	for (;;) {
-		if (all_asleep(session)) {
-			ret = switch_to_record(session, NULL, false, manner,
-					       CORSA_PATIENCE);
-			if (ret)
-				return ret;
-			if (all_at_boundary(session, record))
-				return 0;
-			redirect(session, record, false, LAZY);
-			forget_awaited(session, record);
-		}
-		if (ktime_get_ns() >= deadline)
-			return -EBUSY;
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		if (READ_ONCE(session->over))
-			return -ESRCH;
-		expires = ns_to_ktime(pause);
-		set_current_state(TASK_KILLABLE);
-		schedule_hrtimeout(&expires, HRTIMER_MODE_REL);
-		pause = min_t(u64, pause * 2, NSEC_PER_MSEC);
-	}
-}
-
 long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 {
 	bool held = args->flags & CORSA_ACTIVATE_HOLD;
-	enum manner manner = args->flags & CORSA_ACTIVATE_LAZY ? LAZY : ALL;
+	enum corsa_manner manner = args->flags & CORSA_ACTIVATE_LAZY ?
+					   CORSA_LAZY : CORSA_ALL;
 	u64 begin = ktime_get_ns();
 	struct corsa_record *to = NULL;
 	long timeout = CORSA_PATIENCE;
@@ -511,15 +262,15 @@ long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 		if (to != session->active && corsa_refuse_switch(session, to))
 			return -EOPNOTSUPP;
 		if (args->flags & CORSA_ACTIVATE_BOUNDARY) {
-			ret = park_at_boundary(session, args->timeout_ns,
-					       manner);
+			ret = corsa_park_at_boundary(session, args->timeout_ns,
+						     manner);
 			if (ret)
 				return ret;
 		} else if (args->timeout_ns) {
 			timeout = nsecs_to_jiffies(args->timeout_ns) + 1;
 		}
 		if (to != session->active || held != session->held) {
-			ret = switch_to_record(session, to, held, manner, timeout);
+			ret = corsa_switch(session, to, held, manner, timeout);
 			if (ret)
 				return ret;
 		}
@@ -530,43 +281,4 @@ long corsa_activate(struct corsa_session *session, struct corsa_activate *args)
 	corsa_stats_add_locked(session, CORSA_HIST_ACTIVATE, args->ns);
 	spin_unlock(&session->lock);
 	return 0;
-}
-
-int corsa_freeze(struct corsa_record *record)
-{
-	struct corsa_session *session = record->session;
-	struct corsa_thread *thread;
-	int ret;
-
-	spin_lock(&session->lock);
-	record->frozen = true;
-	if (record == session->active)
-		note_recent_locked(record);
-	session->awaited = 0;
-	list_for_each_entry(thread, &session->threads, link) {
-		/* Late ones may still be on their way into the active one. */
-		thread->awaited = !thread->parked &&
-				  (record == session->active ||
-				   thread->cur == record);
-		session->awaited += thread->awaited;
-		if (thread->awaited)
-			corsa_thread_kick(thread);
-	}
-	spin_unlock(&session->lock);
-	ret = wait_for_threads(session, CORSA_PATIENCE);
-	if (!ret && READ_ONCE(record->awake))
-		ret = -EBUSY;
-	if (ret) {
-		forget_awaited(session, session->last);
-		corsa_thaw(record);
-	}
-	return ret;
-}
-
-void corsa_thaw(struct corsa_record *record)
-{
-	spin_lock(&record->session->lock);
-	record->frozen = false;
-	spin_unlock(&record->session->lock);
-	wake_up_all(&record->session->parked);
 }

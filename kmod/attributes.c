@@ -3,6 +3,10 @@
  * What the kernel keeps of a thread, or of the process, that is no register and
  * no memory, but that the service may have changed and would find changed by
  * another instance: names, priorities, processors, limits.
+ *
+ * They are saved with every swap, since nothing tells when a thread has changed
+ * them: some forty bytes. Loading only compares, unless they differ. So they are
+ * on the hot path, and cost it next to nothing.
  */
 #include <linux/sched/prio.h>
 #include <linux/sched/rt.h>

@@ -144,7 +144,8 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 {
 	struct corsa_waiter waiter = {};
 	struct corsa_route *route;
-	u32 owner;
+	u32 owner, refusals;
+	bool waited = false;
 	int ret;
 
 	if (gate->count && within_call_locked(gate)) {
@@ -174,6 +175,11 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 		if (route->id != CORSA_NONE &&
 		    !(route->due && route->flags & CORSA_ROUTE_PAUSE))
 			break;
+		if (!waited)
+			refusals = route->refusals;
+		else if (route->refusals != refusals)
+			return -ECANCELED;
+		waited = true;
 		corsa_route_want_locked(gate, route);
 		ret = wait_for_change(gate, route, left);
 		if (ret)

@@ -81,6 +81,13 @@ void corsa_route_want_locked(struct corsa_gate *gate, struct corsa_route *route)
 	tell(gate, route, CORSA_EVENT_BINDER_WANTED);
 }
 
+/* There is no end of pids: those of processes that have ended must go. */
+static bool forgettable(const struct corsa_gate *gate,
+			const struct corsa_route *route)
+{
+	return gate->key == CORSA_BINDER_PID && !route->waiting;
+}
+
 long corsa_gate_route(struct corsa_session *session,
 		      const struct corsa_binder_route *args)
 {
@@ -102,8 +109,13 @@ long corsa_gate_route(struct corsa_session *session,
 	}
 	spin_lock(&gate->lock);
 	route = corsa_route_locked(gate, args->key);
-	if (route) {
+	if (route && args->id == CORSA_NONE && forgettable(gate, route)) {
+		hash_del(&route->node);
+		gate->route_count--;
+		kfree(route);
+	} else if (route) {
 		route->id = args->id;
+		route->refusals += args->id == CORSA_NONE;
 		route->flags = args->flags;
 		route->every = args->every;
 		route->since = 0;

@@ -52,6 +52,7 @@ struct corsa_route {
 	u32 every;
 	u32 since;
 	u32 waiting;
+	u32 refusals;	/* how often it was sent nowhere */
 	bool announced;	/* WANTED has been sent since the last change */
 	bool due;
 	u64 transactions;

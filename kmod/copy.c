@@ -13,6 +13,7 @@
 #include "files.h"
 #include "record.h"
 #include "session.h"
+#include "still.h"
 #include "swap.h"
 #include "symbols.h"
 #include "thread.h"
@@ -235,7 +236,7 @@ long corsa_restore(struct corsa_session *session, struct corsa_restore *args,
 	if (IS_ERR(record))
 		return PTR_ERR(record);
 	if (old == session->active)
-		ret = corsa_switch(session, record, session->held,
+		ret = corsa_switch(session, record, session->held, CORSA_ALL,
 				   CORSA_PATIENCE);
 	if (ret) {
 		corsa_record_remove(record);

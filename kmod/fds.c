@@ -13,10 +13,10 @@
 #include <linux/sched/task.h>
 #include <linux/uaccess.h>
 
-#include "activate.h"
 #include "fds.h"
 #include "record.h"
 #include "session.h"
+#include "still.h"
 #include "symbols.h"
 
 static struct files_struct *borrow(struct files_struct *files)

@@ -12,6 +12,7 @@
 #include "stats.h"
 #include "symbols.h"
 #include "verdict.h"
+#include "waits.h"
 
 static int __init selftest(void)
 {
@@ -30,6 +31,9 @@ static int __init corsa_init(void)
 	if (ret)
 		return ret;
 	ret = corsa_symbols_init();
+	if (ret)
+		return ret;
+	ret = corsa_waits_init();
 	if (ret)
 		return ret;
 	ret = corsa_session_init();

@@ -59,9 +59,12 @@ bool corsa_hide_eintr(void)
 	struct pt_regs *regs = task_pt_regs(current);
 
 	if ((long)regs->orig_ax < 0 || (long)regs->ax != -EINTR ||
-	    task_sigpending(current) || !restartable(regs))
+	    !restartable(regs))
 		return false;
-	/* With a signal after all: EINTR if it has a handler, else restart. */
+	/*
+	 * With a signal after all it is EINTR if there is a handler. But the
+	 * signal may go to another record, and then this one has seen nothing.
+	 */
 	regs->ax = -ERESTARTNOHAND;
 	return true;
 }

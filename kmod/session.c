@@ -160,7 +160,7 @@ static struct corsa_session *create(struct task_struct *leader, bool persist)
 	xa_init(&session->records);
 	INIT_LIST_HEAD(&session->threads);
 	kthread_init_work(&session->sweep, corsa_activate_sweep);
-	kthread_init_delayed_work(&session->later, corsa_activate_sweep_later);
+	INIT_DELAYED_WORK(&session->later, corsa_activate_sweep_later);
 	INIT_WORK(&session->end, end_work);
 	INIT_WORK(&session->release, release_work);
 	init_waitqueue_head(&session->parked);

@@ -73,7 +73,7 @@ struct corsa_session {
 	struct corsa_events events;
 	struct corsa_stats_block stats;	/* lock */
 	struct kthread_work sweep;	/* see activate.c */
-	struct kthread_delayed_work later; /* the same, some time */
+	struct delayed_work later;	/* the same, at the latest */
 	struct work_struct end;
 	struct work_struct release;
 };

@@ -10,168 +10,22 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/sched/task_stack.h>
-#include <linux/slab.h>
 
-#include <asm/fpu/api.h>
-#include <asm/fpu/sched.h>
-#include <asm/fsgsbase.h>
 #include <asm/mmu_context.h>
-#include <asm/pkru.h>
-#include <asm/unistd.h>
 
 #include "compat.h"
 #include "record.h"
+#include "registers.h"
 #include "session.h"
 #include "swap.h"
 #include "symbols.h"
 #include "thread.h"
 
-struct corsa_state *corsa_state_alloc_sized(struct corsa_thread *thread,
-					    u32 fpu_size, gfp_t gfp)
-{
-	struct corsa_state *state;
-
-	state = kzalloc(struct_size(state, fpu, fpu_size), gfp);
-	if (!state)
-		return NULL;
-	state->thread = corsa_thread_get(thread);
-	state->fpu_size = fpu_size;
-	return state;
-}
-
-struct corsa_state *corsa_state_alloc(struct corsa_thread *thread, gfp_t gfp)
-{
-	return corsa_state_alloc_sized(
-		thread, thread->task->thread.fpu.fpstate->size, gfp);
-}
-
-void corsa_state_assign(struct corsa_state *to, const struct corsa_state *from)
-{
-	size_t begin = offsetof(struct corsa_state, regs);
-
-	memcpy((void *)to + begin, (const void *)from + begin,
-	       struct_size(from, fpu, from->fpu_size) - begin);
-}
-
-void corsa_state_free(struct corsa_state *state)
-{
-	if (!state)
-		return;
-	corsa_thread_put(state->thread);
-	kfree_rcu(state, rcu);
-}
-
-static unsigned long read_fsbase(void)
-{
-	unsigned long base;
-
-	if (boot_cpu_has(X86_FEATURE_FSGSBASE))
-		return rdfsbase();
-	rdmsrl(MSR_FS_BASE, base);
-	return base;
-}
-
-static void write_fsbase(unsigned long base)
-{
-	if (boot_cpu_has(X86_FEATURE_FSGSBASE))
-		wrfsbase(base);
-	else
-		wrmsrl(MSR_FS_BASE, base);
-}
-
-/* In the kernel the user's base lies in the swapgs shadow. */
-static unsigned long read_gsbase(void)
-{
-	unsigned long flags, base;
-
-	if (!boot_cpu_has(X86_FEATURE_FSGSBASE) ||
-	    boot_cpu_has(X86_FEATURE_XENPV)) {
-		rdmsrl(MSR_KERNEL_GS_BASE, base);
-		return base;
-	}
-	local_irq_save(flags);
-	native_swapgs();
-	base = rdgsbase();
-	native_swapgs();
-	local_irq_restore(flags);
-	return base;
-}
-
-static void save_segments(struct corsa_state *state)
-{
-	preempt_disable();
-	savesegment(fs, state->fsindex);
-	savesegment(gs, state->gsindex);
-	savesegment(ds, state->ds);
-	savesegment(es, state->es);
-	state->fsbase = read_fsbase();
-	state->gsbase = read_gsbase();
-	preempt_enable();
-}
-
-/* Selectors first: loading one overwrites the base. */
-static void load_segments(const struct corsa_state *state)
-{
-	struct thread_struct *arch = &current->thread;
-	u16 fs, gs, ds, es;
-
-	preempt_disable();
-	savesegment(fs, fs);
-	savesegment(gs, gs);
-	savesegment(ds, ds);
-	savesegment(es, es);
-	if (fs != state->fsindex)
-		loadsegment(fs, state->fsindex);
-	if (gs != state->gsindex)
-		load_gs_index(state->gsindex);
-	if (ds != state->ds)
-		loadsegment(ds, state->ds);
-	if (es != state->es)
-		loadsegment(es, state->es);
-	if (read_fsbase() != state->fsbase)
-		write_fsbase(state->fsbase);
-	if (read_gsbase() != state->gsbase)
-		wrmsrl(MSR_KERNEL_GS_BASE, state->gsbase);
-	arch->fsindex = state->fsindex;
-	arch->gsindex = state->gsindex;
-	arch->fsbase = state->fsbase;
-	arch->gsbase = state->gsbase;
-	preempt_enable();
-}
-
-static void save_fpu(struct corsa_state *state)
-{
-	struct fpu *fpu = &current->thread.fpu;
-
-	fpregs_lock();
-	if (!test_thread_flag(TIF_NEED_FPU_LOAD))
-		corsa_call(save_fpregs_to_fpstate)(fpu);
-	memcpy(state->fpu, &fpu->fpstate->regs, state->fpu_size);
-	fpregs_unlock();
-}
-
-/* The registers are loaded from memory when current returns to user mode. */
-static void load_fpu(const struct corsa_state *state)
-{
-	struct fpu *fpu = &current->thread.fpu;
-
-	fpregs_lock();
-	memcpy(&fpu->fpstate->regs, state->fpu, state->fpu_size);
-	fpu->last_cpu = -1;
-	set_thread_flag(TIF_NEED_FPU_LOAD);
-	fpregs_unlock();
-}
-
 void corsa_state_save(struct corsa_state *state)
 {
 	struct task_struct *task = current;
 
-	state->regs = *task_pt_regs(task);
-	state->status = task->thread_info.status;
-	save_segments(state);
-	save_fpu(state);
-	state->pkru = read_pkru();
+	corsa_registers_save(state);
 	state->blocked = task->blocked;
 	state->saved_sigmask = task->saved_sigmask;
 	state->restore_sigmask = task->restore_sigmask;
@@ -192,17 +46,7 @@ static void load_state(const struct corsa_state *state)
 {
 	struct task_struct *task = current;
 
-	*task_pt_regs(task) = state->regs;
-	task->thread_info.status = (task->thread_info.status & ~TS_COMPAT) |
-				   (state->status & TS_COMPAT);
-	load_segments(state);
-	load_fpu(state);
-	if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
-		preempt_disable();
-		task->thread.pkru = state->pkru;
-		write_pkru(state->pkru);
-		preempt_enable();
-	}
+	corsa_registers_load(state);
 	if (memcmp(&task->blocked, &state->blocked, sizeof(sigset_t))) {
 		sigset_t blocked = state->blocked;
 

@@ -256,7 +256,8 @@ void corsa_thread_save(struct corsa_thread *thread)
 		state = grow(thread, state);
 	corsa_state_save(state);
 	/* Once to sleep again, where it had been: that is no work. */
-	state->busy = current->nvcsw - thread->sleeps > 1;
+	state->busy = !corsa_at_boundary() ||
+		      current->nvcsw - thread->sleeps > 1;
 }
 
 struct corsa_state *corsa_thread_erase_locked(struct corsa_thread *thread)

@@ -119,20 +119,6 @@ static void record(int session, uint32_t which)
 	must(!ioctl(session, CORSA_IOC_SAMPLES, &s));
 }
 
-/* A socket of its own for the instance, as LAZY asks for; the other end. */
-static int own_socket(struct service *service, int session, uint32_t id)
-{
-	struct corsa_fd_op op = { .op = CORSA_FD_INSTALL };
-	int pair[2];
-
-	must(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-	op.fd = find_fd(service, "socket:", 0);
-	op.src = pair[1];
-	must(!corsa_fd_edit(session, id, &op, 1, NULL));
-	close(pair[1]);
-	return pair[0];
-}
-
 /* Each answer comes from the instance that was made active just before. */
 static void switching(const struct service_options *options, const char *name,
 		      double pipe)

@@ -13,7 +13,7 @@
 
 #include "cases.h"
 
-int find_fd(struct service *service, const char *text, int n)
+static int search_fd(struct service *service, const char *text, int n)
 {
 	char path[64], link[512], target[256];
 	struct dirent *entry;
@@ -37,6 +37,19 @@ int find_fd(struct service *service, const char *text, int n)
 		}
 	}
 	closedir(dir);
+	return fd;
+}
+
+/* A thread of the service may be about to open it. */
+int find_fd(struct service *service, const char *text, int n)
+{
+	int fd = -1, left = 1000;
+
+	while (fd < 0 && left--) {
+		fd = search_fd(service, text, n);
+		if (fd < 0)
+			usleep(5000);
+	}
 	must(fd >= 0);
 	return fd;
 }

@@ -121,29 +121,6 @@ static void test_branch_and_switch(void)
 	service_stop(&service);
 }
 
-static void test_lazy(void)
-{
-	struct service service;
-	int session = start_attached(&service, 0), i;
-	uint32_t id;
-
-	step(&service, 1);
-	id = must_branch(session, 0);
-	for (i = 0; i < 200; i++)
-		must(!corsa_switch_to(session, i % 2 ? 0 : id,
-				      CORSA_ACTIVATE_LAZY, 0, NULL));
-	/* The socket is shared, so a late thread must not get the command. */
-	must(!corsa_switch_to(session, id, CORSA_ACTIVATE_LAZY, 0, NULL));
-	must(!corsa_switch_to(session, 0, 0, 0, NULL));
-	must_be_at(&service, 1);
-	step(&service, 1);
-	must_be_at(&service, 2);
-	must(!corsa_switch_to(session, id, 0, 0, NULL));
-	must_be_at(&service, 1);
-	close(session);
-	service_stop(&service);
-}
-
 static void test_park(void)
 {
 	struct service service;
@@ -293,7 +270,6 @@ const struct test switch_tests[] = {
 	{ "version", test_version },
 	{ "attach-errors", test_attach_errors },
 	{ "branch-and-switch", test_branch_and_switch },
-	{ "lazy", test_lazy },
 	{ "park", test_park },
 	{ "hold", test_hold },
 	{ "boundary", test_boundary },

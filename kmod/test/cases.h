@@ -12,10 +12,13 @@ void must_be_silent(struct service *service, int ms);
 /* The answer to a command that must_be_silent() sent. */
 struct reply late_answer(struct service *service);
 
+/* A socket of its own for the instance, as LAZY asks for; the other end. */
+int own_socket(struct service *service, int session, uint32_t id);
+
 /* The service's n-th descriptor that links to something with text in it. */
 int find_fd(struct service *service, const char *text, int n);
 
-extern const struct test switch_tests[], copy_tests[], crash_tests[];
+extern const struct test switch_tests[], lazy_tests[], copy_tests[], crash_tests[];
 extern const struct test life_tests[], fd_tests[], stress_tests[];
 extern const struct test bench_tests[];
 

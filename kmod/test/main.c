@@ -23,7 +23,7 @@
 int dev;
 
 static const struct test *const groups[] = {
-	switch_tests, copy_tests, crash_tests, life_tests, fd_tests,
+	switch_tests, lazy_tests, copy_tests, crash_tests, life_tests, fd_tests,
 	stress_tests, bench_tests,
 };
 

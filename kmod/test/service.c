@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -182,7 +183,7 @@ static void *vector_thread(void *unused)
 	return NULL;
 }
 
-static void spawn(void *(*function)(void *))
+static pthread_t spawn(void *(*function)(void *))
 {
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -191,6 +192,89 @@ static void spawn(void *(*function)(void *))
 	pthread_attr_setstacksize(&attr, 128 << 10);
 	if (pthread_create(&thread, &attr, function, NULL))
 		_exit(90);
+	return thread;
+}
+
+/* What threads have taken that wait in a call which takes. */
+static uint64_t taken[TAKERS], tapped;
+static pthread_t sigwait_thread;
+static int signal_fd = -1, tap[2];
+
+static void *take_by_sigwait(void *unused)
+{
+	sigset_t set;
+
+	(void)unused;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	for (;;) {
+		if (sigwaitinfo(&set, NULL) == SIGUSR2)
+			__atomic_add_fetch(&taken[BY_SIGWAIT], 1, __ATOMIC_RELEASE);
+		else
+			note_eintr();
+	}
+	return NULL;
+}
+
+static void *take_by_signalfd(void *unused)
+{
+	struct signalfd_siginfo info;
+
+	(void)unused;
+	for (;;) {
+		if (read(signal_fd, &info, sizeof(info)) == sizeof(info))
+			__atomic_add_fetch(&taken[BY_SIGNALFD], 1, __ATOMIC_RELEASE);
+		else
+			note_eintr();
+	}
+	return NULL;
+}
+
+static void *take_from_pipe(void *unused)
+{
+	char byte;
+
+	(void)unused;
+	for (;;) {
+		if (read(tap[0], &byte, 1) == 1)
+			__atomic_add_fetch(&tapped, 1, __ATOMIC_RELEASE);
+		else
+			note_eintr();
+	}
+	return NULL;
+}
+
+static void prepare_takers(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal_fd = signalfd(-1, &set, 0);
+	if (signal_fd < 0 || pipe(tap))
+		_exit(97);
+	sigwait_thread = spawn(take_by_sigwait);
+	spawn(take_by_signalfd);
+	spawn(take_from_pipe);
+}
+
+/* A signal that is already pending would swallow the next, so one by one. */
+static uint64_t tell(uint64_t taker)
+{
+	uint64_t before = __atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE);
+	int left = 4000;
+
+	if (taker == BY_SIGWAIT)
+		pthread_kill(sigwait_thread, SIGUSR2);
+	else
+		kill(getpid(), SIGRTMIN);
+	while (__atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE) == before && left--)
+		usleep(500);
+	return __atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE);
 }
 
 /* Threads that are made and ended by command. */
@@ -398,6 +482,9 @@ static void obey(const struct request *request)
 	case CMD_WIPE: state.value = *wiped_page; break;
 	case CMD_EPOLL: state.value = ask_epoll(); break;
 	case CMD_NAP: usleep(request->arg * 1000); break;
+	case CMD_TELL: state.value = tell(request->arg); break;
+	case CMD_TAPPED: state.value = __atomic_load_n(&tapped, __ATOMIC_ACQUIRE); break;
+	case CMD_TAP: state.value = tap[request->arg & 1]; break;
 	case CMD_TIME_FORK: state.value = time_fork(request->arg); break;
 	case CMD_QUIT: _exit(0);
 	}
@@ -431,6 +518,8 @@ static void prepare(const struct service_options *options)
 		_exit(95);
 	if (options->bare)
 		return;
+	if (options->takers)
+		prepare_takers();
 	spawn(worker_thread);
 	spawn(sleep_thread);
 	spawn(epoll_thread);

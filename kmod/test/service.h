@@ -32,9 +32,16 @@ enum command {
 	CMD_WIPE,	/* reply.value: what is in the WIPEONFORK page */
 	CMD_EPOLL,	/* wait on the own epoll with timeout 0; value: data or 0 */
 	CMD_NAP,	/* sleep arg ms inside the command */
+	CMD_TELL,	/* a signal to the thread that waits for it in the way
+			   arg, enum taker; reply.value: how many it has got */
+	CMD_TAPPED,	/* reply.value: bytes that the thread on a pipe has read */
+	CMD_TAP,	/* reply.value: the pipe's end for reading (0), writing (1) */
 	CMD_TIME_FORK,	/* reply.value: median ns of arg fork() calls */
 	CMD_QUIT,
 };
+
+/* Threads that take pending signals: all records share these. */
+enum taker { BY_SIGWAIT, BY_SIGNALFD, TAKERS };
 
 struct request {
 	uint32_t command;
@@ -71,6 +78,7 @@ struct service_options {
 	int idle_threads;	/* more of those that wait in pause() */
 	int spin;		/* one thread that never sleeps */
 	int areas;		/* more mappings */
+	int takers;		/* threads for CMD_TELL and CMD_TAPPED */
 	int bare;		/* the main thread alone; CMD_STEP does not work */
 };
 

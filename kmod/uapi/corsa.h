@@ -248,22 +248,32 @@ struct corsa_restore {
  *
  * Default: waits until every thread has become `id`, or is parked. No system
  *   call of the former instance is in progress any more.
- * LAZY: waits only for what could be executing user code. A thread that slept
- *   in a system call has been called, but may still be on its way out of that
- *   call, in the former instance and with the former's descriptors. It cannot
- *   return to user mode there. Some are not even called before there is idle
- *   time: those that had nothing to do when `id` was active last. But if both
- *   instances share the object (the same socket, pipe, epoll), such a thread
- *   can take from it what was meant for the new one. So use LAZY where what an
- *   instance waits for is its own.
+ * LAZY: waits only for what could be executing user code, and for system calls
+ *   of the former instance that might take what all records share: pending
+ *   signals, children, Binder's work. Threads in other calls are dealt with by
+ *   what the call does when it is woken:
+ *     to take what comes (read, recv, accept, ...): it is called, but not waited
+ *     for: for a moment it may still take it, for the former instance;
+ *     only to look (poll, select, epoll_wait, futex, sleeping): if the thread
+ *     had nothing to do when `id` was active last, it is left asleep in the
+ *     former instance, until there is idle time, and 10 ms at most. Something
+ *     may wake it there: then it becomes `id`, and the call returns what it saw
+ *     when the former is active again.
+ *   None of them can return to user mode in the former instance. So use LAZY
+ *   where the objects that an instance waits for are its own. If two share an
+ *   epoll set that is edge-triggered, or a futex in shared memory, such a thread
+ *   can swallow a wake-up that was meant for the other.
  * HOLD: threads become `id` but stay parked, so that /proc/PID (maps, fd, mem)
  *   shows that record. ACTIVATE without HOLD lets them run. Not with NONE.
  * BOUNDARY: with NONE or another id: only at a transaction boundary of the
  *   running instance: every thread was asleep in an interruptible system call.
  *   If that is not so within timeout_ns the instance runs on undisturbed and
  *   the request fails with EBUSY. timeout_ns 0: one attempt. With LAZY as well
- *   they are left asleep: parking costs next to nothing, and what wakes one of
- *   them meanwhile finds it parked.
+ *   threads that only look are left asleep where they are: what wakes one of
+ *   them finds it parked, once. All others have left their calls before anything
+ *   else is active, so that what comes for a dormant instance is still there,
+ *   untaken, when it runs again, for whoever watches by another descriptor too.
+ *   With `id`, that one is then activated as with LAZY alone.
  *
  * timeout_ns without BOUNDARY: how long to wait, 0: five seconds. On EBUSY
  *   (a thread sleeps uninterruptibly) without BOUNDARY, and on EINTR, the
@@ -636,7 +646,8 @@ struct corsa_binder_enable {
 
 /*
  * CORSA_IOC_BINDER_ROUTE: transactions of `key` go to instance `id` from now
- * on, or nowhere (CORSA_NONE: forgets the key; who waits for it fails).
+ * on, or nowhere (CORSA_NONE: who waits for it fails; the next one gives
+ * CORSA_EVENT_BINDER_WANTED again. A pid that nobody waits for is forgotten).
  * every: after so many transactions give CORSA_EVENT_BINDER_DUE, again and
  *        again; 0: never. The count begins anew with each ROUTE.
  * PAUSE: when it is due, further transactions wait until the next ROUTE.

@@ -107,6 +107,36 @@ static void test_wanted(void)
 	binder_service_stop(&service);
 }
 
+/* It has no service, and hears of that at once. */
+static void test_turned_away(void)
+{
+	struct binder_service service;
+	int session = start_gated(&service, "away", CORSA_BINDER_EUID, 0);
+	struct steps steps = { service.device, 5, 0 };
+	struct corsa_binder_stats stats;
+	struct corsa_event event;
+	uint64_t begin = now_ms();
+	pid_t pid;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		pid = client_fork(FIRST_UID, app_steps, &steps);
+		must_equal(corsa_next_event(session, &event, 2000), 1);
+		must_equal(event.type, CORSA_EVENT_BINDER_WANTED);
+		must(!gate_route(session, FIRST_UID, CORSA_NONE, 0, 0));
+		must(client_wait(pid));
+	}
+	must(now_ms() - begin < 5000); /* what it would have waited once */
+	gate_stats(session, &stats);
+	must_equal(stats.timeouts, 0);
+	must_be_idle(session);
+	pid = client_fork(FIRST_UID, app_steps, &steps);
+	must_equal(corsa_next_event(session, &event, 2000), 1);
+	must(!gate_route(session, FIRST_UID, must_branch(session, 0), 0, 0));
+	must_equal(client_wait(pid), 0);
+	binder_service_stop(&service);
+}
+
 static int app_one_step(uint32_t uid, void *data)
 {
 	struct steps *steps = data;
@@ -201,6 +231,7 @@ const struct test route_tests[] = {
 	{ "two", test_two },
 	{ "three-at-once", test_three_at_once },
 	{ "wanted", test_wanted },
+	{ "turned-away", test_turned_away },
 	{ "by-pid", test_by_pid },
 	{ "due", test_due },
 	{ "refusals", test_refusals },
