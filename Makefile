@@ -4,7 +4,7 @@
 # make test-vm-debug  the same on a kernel that looks for mistakes; the first time it builds that, for 15 to 60 minutes
 # make demo       a redis whose every client has its own private instance
 # make bench      the costs of it, measured on this machine
-# make demo-vm    the same demo in a VM, with the kernel engine
+# make demo-vm    the same demo in a VM, with the kernel engine, and Waydroid's clipboard behind Binder
 # make vm-deps    kernels, modules and QEMU for the tests that need a kernel of their own
 # make vm         a shell in such a VM, with corsa, redis, binder and corsa.ko; VM_KERNEL=6.12 for the other kernel
 
@@ -78,9 +78,11 @@ vm: vm-deps build bin/corsa-vm
 		$(VM_PROGRAMS:%=--program %) --file bin/corsa:/usr/bin/corsa
 
 demo-vm: deps vm-deps build bin/corsa-vm
-	bin/corsa-vm run --kernel $(VM_KERNEL) --memory 1024 --load corsa --timeout 10m \
+	bin/corsa-vm run --kernel $(VM_KERNEL) --memory 1536 --load binder --load corsa --timeout 15m \
 		$(VM_PROGRAMS:%=--program %) --program find --file bin/corsa:/root/corsa/bin/corsa \
-		--file integration/demo:/root/corsa/integration/demo --env CORSA_DEMO_ENGINE=kmod -- /root/corsa/integration/demo/demo.sh
+		--file integration/demo:/root/corsa/integration/demo --file $(CURDIR)/build/vm/gbinder.tar:/var/lib/gbinder.tar \
+		--file integration/vm/gbinder/testdata:/root/corsa/integration/vm/gbinder/testdata --env CORSA_DEMO_ENGINE=kmod \
+		--dir /root/corsa -- sh -c 'integration/demo/demo.sh && integration/demo/clipboard.sh'
 
 .PHONY: bin/corsa-vm
 bin/corsa-vm:

@@ -39,8 +39,31 @@ var apis = []api{
 
 const clipboard = "waydroidclipboard"
 
-// enter prepares the packages' /dev and /proc and returns the path of a Binder device there, seen from outside.
+// device is where the packages' own programs find the Binder device.
+const device = "/dev/binder"
+
+// enter prepares the packages' /dev and /proc and returns the path of the Binder device there, seen from outside.
 func enter(t *testing.T) string {
+	t.Helper()
+	dir := enterRoot(t)
+	fs, err := binderfs.Mount(dir, binderfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	d, err := fs.AddDevice("binder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Path
+}
+
+// enterRoot prepares all but the device, for which there is a link. It returns the directory to mount a binderfs on.
+func enterRoot(t *testing.T) string {
 	t.Helper()
 	if !inVM() {
 		t.Skip("libgbinder: only in the VM")
@@ -63,20 +86,7 @@ func enter(t *testing.T) string {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.Symlink("binderfs/binder", filepath.Join(dev, "binder"))); err != nil {
 		t.Fatal(err)
 	}
-	fs, err := binderfs.Mount(dir, binderfs.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := fs.Unmount(); err != nil {
-			t.Error(err)
-		}
-	})
-	d, err := fs.AddDevice("binder")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d.Path
+	return dir
 }
 
 // unpack makes root, once.
@@ -137,12 +147,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestGuestProtocols(t *testing.T) {
 	for _, a := range apis {
 		t.Run(fmt.Sprintf("api%d_%v_%s", a.level, a.variant, a.protocol), func(t *testing.T) {
-			device := enter(t)
-			config := fmt.Sprintf("[General]\nApiLevel=%d\n", a.level)
-			if err := os.WriteFile(filepath.Join(root, "etc/gbinder.conf"), []byte(config), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			manager, err := servicemanager.New(device, servicemanager.Options{Variant: a.variant})
+			path := enter(t)
+			a.configure(t)
+			manager, err := servicemanager.New(path, servicemanager.Options{Variant: a.variant})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -156,12 +163,26 @@ func TestGuestProtocols(t *testing.T) {
 	}
 }
 
+// configure writes the configuration files of libgbinder and of Waydroid.
+func (a api) configure(t *testing.T) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"gbinder.conf": fmt.Sprintf("[General]\nApiLevel=%d\n", a.level),
+		"waydroid.cfg": fmt.Sprintf("[waydroid]\nbinder = binder\nvndbinder = vndbinder\nhwbinder = hwbinder\n"+
+			"binder_protocol = %s\nservice_manager_protocol = %v\n", a.protocol, a.variant),
+	} {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (a api) use(t *testing.T, manager *servicemanager.Manager) {
 	t.Helper()
-	if text := output(t, "binder-list", "-d", "/dev/binder"); strings.Contains(text, clipboard) {
+	if text := output(t, "binder-list", "-d", device); strings.Contains(text, clipboard) {
 		t.Fatalf("binder-list knows the service before it is there: %q", text)
 	}
-	service := program(t, "python3", "/opt/clipboard_service.py", a.variant.String(), a.protocol)
+	service := program(t, "python3", "/opt/clipboard_service.py", "/etc/waydroid.cfg")
 	service.Stderr = os.Stderr
 	if err := service.Start(); err != nil {
 		t.Fatal(err)
@@ -180,10 +201,10 @@ func (a api) use(t *testing.T, manager *servicemanager.Manager) {
 	}
 	eventually(t, "the service registers", present)
 
-	if text := output(t, "binder-list", "-d", "/dev/binder"); !strings.Contains(text, clipboard) {
+	if text := output(t, "binder-list", "-d", device); !strings.Contains(text, clipboard) {
 		t.Errorf("binder-list: %q", text)
 	}
-	if text := output(t, "binder-ping", "-d", "/dev/binder", clipboard); !strings.HasSuffix(text, "OK") {
+	if text := output(t, "binder-ping", "-d", device, clipboard); !strings.HasSuffix(text, "OK") {
 		t.Errorf("binder-ping: %q", text)
 	}
 	if text := output(t, "python3", "/opt/clipboard_client.py", a.variant.String(), a.protocol); text != "(empty)" {
@@ -192,10 +213,10 @@ func (a api) use(t *testing.T, manager *servicemanager.Manager) {
 	if text := output(t, "python3", "/opt/clipboard_client.py", a.variant.String(), a.protocol, "grüße 𝄞"); text != "grüße 𝄞" {
 		t.Errorf("python3-gbinder reads %q after setting it", text)
 	}
-	if text := output(t, "binder-call", "-d", "/dev/binder", clipboard, "1", `"by binder-call"u`, "reply", "i32"); !strings.Contains(text, "0") {
+	if text := output(t, "binder-call", "-d", device, clipboard, "1", `"by binder-call"u`, "reply", "i32"); !strings.Contains(text, "0") {
 		t.Errorf("binder-call sets: %q", text)
 	}
-	if text := output(t, "binder-call", "-d", "/dev/binder", clipboard, "2", "reply", "i32", "s16"); !strings.Contains(text, "by binder-call") {
+	if text := output(t, "binder-call", "-d", device, clipboard, "2", "reply", "i32", "s16"); !strings.Contains(text, "by binder-call") {
 		t.Errorf("binder-call gets: %q", text)
 	}
 
@@ -205,7 +226,7 @@ func (a api) use(t *testing.T, manager *servicemanager.Manager) {
 	}
 	_ = service.Wait() // says that it was killed
 	eventually(t, "the name of the dead service is removed", func() bool { return len(manager.Services()) == 0 })
-	if text := output(t, "binder-list", "-d", "/dev/binder"); strings.Contains(text, clipboard) {
+	if text := output(t, "binder-list", "-d", device); strings.Contains(text, clipboard) {
 		t.Errorf("binder-list after the death: %q", text)
 	}
 }

@@ -2,8 +2,10 @@ package gbinder_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"corsa.dev/corsa/integration/vm"
 	"corsa.dev/corsa/integration/vm/vmtest"
@@ -15,8 +17,43 @@ const (
 	root    = "/gbinder"
 )
 
-// The tests of this package pass in the VM.
-func TestInVM(t *testing.T) {
+// Our service manager serves the real programs, in each protocol that they know.
+func TestProtocolsInVM(t *testing.T) {
+	run(t, "^TestGuestProtocols", vm.Options{SMP: 2, Memory: 1024, Load: []string{"binder"}})
+}
+
+// Waydroid's clipboard is one for all users, and behind the module's gate each has one.
+func TestClipboardInVM(t *testing.T) {
+	run(t, "^TestGuestClipboard", vm.Options{SMP: 2, Memory: 1024, Load: []string{"binder", "corsa"}}, crowdCalls()...)
+}
+
+// So it is when corsa runs it.
+func TestServedClipboardInVM(t *testing.T) {
+	corsa := os.Getenv("CORSA_BIN")
+	if corsa == "" && !inVM() {
+		corsa = filepath.Join(t.TempDir(), "corsa")
+		if text, err := exec.Command("go", "build", "-tags", "seccomp", "-o", corsa, "../../..").CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, text)
+		}
+	}
+	run(t, "^TestGuestServed", vm.Options{
+		SMP: 2, Memory: 1536, Load: []string{"binder", "corsa"}, Files: []vm.File{{Host: corsa, Guest: corsaBin}},
+	}, crowdCalls()...)
+}
+
+// longVariable names an environment variable that has tests repeat more.
+const longVariable = "CORSA_VM_LONG"
+
+func crowdCalls() []string {
+	if os.Getenv(longVariable) == "" {
+		return nil
+	}
+	return []string{"-calls=100000"}
+}
+
+// run runs those tests of this package in the VM, on each kernel.
+func run(t *testing.T, tests string, o vm.Options, args ...string) {
+	t.Helper()
 	if inVM() {
 		t.Skip("this is the VM")
 	}
@@ -28,15 +65,12 @@ func TestInVM(t *testing.T) {
 	if _, err := os.Stat(packages + ".packages"); err != nil {
 		t.Skip("libgbinder: not there; run: make vm-deps")
 	}
+	o.Timeout = 30 * time.Minute
+	o.Files = append(o.Files, vm.File{Host: packages, Guest: archive}, vm.File{Host: "testdata", Guest: root + "/opt"})
 	for _, k := range vmtest.Kernels(t) {
 		t.Run(k.Name, func(t *testing.T) {
-			vmtest.Run(t, vmtest.Suite{
-				Package: ".", Args: []string{"-test.run=^TestGuest"}, NoSkips: true,
-				Options: vm.Options{
-					Kernel: k.Name, SMP: 2, Memory: 1024, Load: []string{"binder"},
-					Files: []vm.File{{Host: packages, Guest: archive}, {Host: "testdata", Guest: root + "/opt"}},
-				},
-			})
+			o.Kernel = k.Name
+			vmtest.Run(t, vmtest.Suite{Package: ".", Args: append([]string{"-test.run=" + tests}, args...), NoSkips: true, Options: o})
 		})
 	}
 }

@@ -1,14 +1,8 @@
-"""Runs Waydroid's clipboard service, unmodified, on /dev/binder: clipboard_service.py SERVICE_MANAGER_PROTOCOL PROTOCOL."""
+"""Runs Waydroid's clipboard service, unmodified, as its session does: clipboard_service.py CONFIG."""
 import argparse
 import sys
 
-sys.path.insert(0, "/usr/lib/waydroid")
-from tools import helpers
-from tools.interfaces import IClipboard
+sys.path[:0] = ["/usr/lib/waydroid"]
+from tools.services import clipboard_manager
 
-# The names of the nodes come from Waydroid's configuration, which a machine without Waydroid does not have.
-helpers.drivers.loadBinderNodes = lambda args: None
-
-clipboard = {"text": "(empty)"}
-args = argparse.Namespace(BINDER_DRIVER="binder", SERVICE_MANAGER_PROTOCOL=sys.argv[1], BINDER_PROTOCOL=sys.argv[2])
-IClipboard.add_service(args, lambda text: clipboard.update(text=text), lambda: clipboard["text"])
+clipboard_manager.start(argparse.Namespace(config=sys.argv[1]))
