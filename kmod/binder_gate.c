@@ -112,7 +112,7 @@ static bool calls_out_locked(const struct corsa_gate *gate, u32 id)
 }
 
 static int wait_for_change(struct corsa_gate *gate, struct corsa_route *route,
-			   long *left)
+			   long *left) __must_hold(&gate->lock)
 {
 	u32 seen = gate->generation;
 	long ret;

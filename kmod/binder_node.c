@@ -44,12 +44,14 @@ static struct corsa_node *find_locked(const struct corsa_gate *gate,
 }
 
 static void lock_node(struct binder_node *node)
+	__acquires(&node->lock) __acquires(&node->proc->inner_lock)
 {
 	spin_lock(&node->lock);
 	spin_lock(&node->proc->inner_lock);
 }
 
 static void unlock_node(struct binder_node *node)
+	__releases(&node->proc->inner_lock) __releases(&node->lock)
 {
 	spin_unlock(&node->proc->inner_lock);
 	spin_unlock(&node->lock);

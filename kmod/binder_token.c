@@ -120,7 +120,7 @@ static bool in_queue(struct corsa_waiter *waiter)
 }
 
 int corsa_token_wait_locked(struct corsa_gate *gate, struct corsa_waiter *waiter,
-			    long *left)
+			    long *left) __must_hold(&gate->lock)
 {
 	u64 begin = ktime_get_ns(), waited;
 	int ret = 0;
