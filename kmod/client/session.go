@@ -95,7 +95,8 @@ func (s *Session) Restore(image, instance uint32, flags CopyFlags) (time.Duratio
 // ActivateFlags say how to activate; see CORSA_IOC_ACTIVATE.
 type ActivateFlags uint32
 
-// Lazy does not wait for threads that sleep in the kernel; Hold lets nothing run, so that /proc shows the record;
+// Lazy waits only for threads that could take what instances share, and leaves asleep those that merely look (poll,
+// epoll, futex); with Boundary, what comes for the instance that was left stays untaken. Hold lets nothing run, so that /proc shows the record;
 // Boundary gives up with ErrBusy if the running instance does not come to a transaction boundary in time.
 const (
 	Lazy ActivateFlags = 1 << iota

@@ -3,6 +3,8 @@ package kmod
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -118,6 +120,17 @@ func sleeper(t *testing.T) engine.Target {
 		_ = cmd.Process.Kill() // a service that was destroyed has reaped it
 		_ = cmd.Wait()
 	})
+	// What it opens and closes as it starts must not change under the engine, which believes that it has parked it.
+	inSleep := fmt.Sprintf("%d ", unix.SYS_CLOCK_NANOSLEEP)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", cmd.Process.Pid))
+		if err == nil && strings.HasPrefix(string(call), inSleep) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("sleep does not sleep: %q, %v", call, err)
+		}
+	}
 	return engine.Target{PID: cmd.Process.Pid, Dir: t.TempDir(), Log: logrus.NewEntry(logrus.New())}
 }
 
