@@ -77,7 +77,6 @@ func (g *gated) serve(done chan struct{}) {
 		}
 		g.mu.Lock()
 		for _, e := range events {
-			fmt.Fprintf(os.Stderr, "event %+v\n", e)
 			switch e.Type {
 			case client.EventBinderWanted:
 				err = errors.Join(err, g.want(e.Addr))
