@@ -57,7 +57,8 @@ func TestMain(m *testing.M) {
 
 // box is a container for one test: its root directory, and what runs in it.
 type box struct {
-	id     string // also of its cgroup
+	id     string
+	cgroup string
 	dir    string // everything is in here
 	rootfs string
 	hook   string
@@ -98,6 +99,7 @@ func newBox(t *testing.T, id string, devices ...string) *box {
 		t.Fatal(err)
 	}
 	b := &box{id: fmt.Sprintf("corsa-hook-%s-%d", id, os.Getpid()), dir: t.TempDir(), hook: filepath.Join(programs, "corsa-binderfs-hook"), devices: devices}
+	b.cgroup = "/" + b.id
 	b.rootfs = filepath.Join(b.dir, "rootfs")
 	b.script = fmt.Sprintf(script, strings.Join(devices, " "))
 	for _, dir := range []string{"bin", "dev", "proc", "sys", "share", "tmp", "etc", "run", "var"} {
@@ -322,6 +324,13 @@ func TestPublish(t *testing.T) {
 	third.publish = published
 	if err := third.startRunc(t).ready(); err == nil || !strings.Contains(err.Error(), "a binderfs is mounted there") {
 		t.Errorf("another container that publishes in the same place: %v", err)
+	}
+	// So is the name, for other places: who would take back which?
+	namesake := newBox(t, "one", "binder")
+	namesake.cgroup += "-namesake"
+	namesake.publish = filepath.Join(t.TempDir(), "binder")
+	if err := namesake.startRunc(t).ready(); err == nil || !strings.Contains(err.Error(), "choose another id") {
+		t.Errorf("another container of the same name: %v", err)
 	}
 	if err := errors.Join(b.end(), b.err); err != nil {
 		t.Errorf("%v\n%s", err, b.out.String())

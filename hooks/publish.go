@@ -23,12 +23,14 @@ func (c *container) publish(f *binderfs.FS, path, id string) (err error) {
 	if err != nil {
 		return err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err == nil && st.Type == unix.BINDERFS_SUPER_MAGIC {
+	if isBinderfs(path) {
 		if same, err := isRoot(f, path); same || err != nil {
 			return err // the runtime has published it, and takes it back
 		}
 		return fmt.Errorf("publish on %s: %w: a binderfs is mounted there; unmount it, or name another directory", path, fs.ErrExist)
+	}
+	if err := checkRecord(record, id); err != nil {
+		return err
 	}
 	made := false
 	if err := os.Mkdir(path, 0o755); err == nil {
@@ -58,6 +60,28 @@ func (c *container) publish(f *binderfs.FS, path, id string) (err error) {
 		}
 	}()
 	return c.mountCopy(f, path)
+}
+
+// checkRecord returns an error if a container of that id, under another root of its runtime, has something published. What
+// a record says that has been left behind does not matter.
+func checkRecord(record, id string) error {
+	text, err := os.ReadFile(record)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	path, _, _ := strings.Cut(string(text), "\n")
+	if isBinderfs(path) {
+		return fmt.Errorf("publish: %w: another container %s has published on %s: choose another id", fs.ErrExist, id, path)
+	}
+	return nil
+}
+
+func isBinderfs(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.BINDERFS_SUPER_MAGIC
 }
 
 // isRoot tells whether path shows the file system.
@@ -109,8 +133,7 @@ func Unpublish(path, id string) error {
 	if mounted != path {
 		return fmt.Errorf("%w: %s says %s, but %s is %s", ErrInvalid, record, mounted, AnnotationPublish, path)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err == nil && st.Type == unix.BINDERFS_SUPER_MAGIC {
+	if isBinderfs(path) {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount %s: %w", path, err)
 		}
