@@ -79,8 +79,11 @@ static void random_operation(int session, struct service *service,
 			     struct horrible_record *records,
 			     struct horrible_record **active)
 {
-	static const uint32_t flags[] = { 0, 0, CORSA_ACTIVATE_LAZY,
-					  CORSA_ACTIVATE_HOLD };
+	static const uint32_t flags[] = { 0, CORSA_ACTIVATE_LAZY,
+					  CORSA_ACTIVATE_HOLD,
+					  CORSA_ACTIVATE_BOUNDARY,
+					  CORSA_ACTIVATE_BOUNDARY |
+					  CORSA_ACTIVATE_LAZY };
 	struct horrible_record *one;
 	uint32_t id;
 
@@ -128,8 +131,9 @@ static void random_operation(int session, struct service *service,
 		one = pick(records, 0);
 		if (!one)
 			break;
-		must(!corsa_switch_to(session, one->id, flags[random_below(4)],
-				      0, NULL));
+		if (corsa_switch_to(session, one->id, flags[random_below(5)],
+				    5000000, NULL))
+			must(errno == EBUSY); /* at no boundary in 5 ms */
 		/* The socket is shared: nobody may be late for a command. */
 		must(!corsa_switch_to(session, CORSA_NONE, 0, 0, NULL));
 		must(!corsa_switch_to(session, one->id, 0, 0, NULL));
