@@ -1,6 +1,7 @@
 package gbinder_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,7 @@ func TestProtocolsInVM(t *testing.T) {
 
 // Waydroid's clipboard is one for all users, and behind the module's gate each has one.
 func TestClipboardInVM(t *testing.T) {
-	run(t, "^TestGuestClipboard", vm.Options{SMP: 2, Memory: 1024, Load: []string{"binder", "corsa"}}, crowdCalls()...)
+	run(t, "^TestGuestClipboard", vm.Options{SMP: 2, Memory: 1024, Load: []string{"binder", "corsa"}}, crowdCalls(20000)...)
 }
 
 // So it is when corsa runs it.
@@ -38,17 +39,18 @@ func TestServedClipboardInVM(t *testing.T) {
 	}
 	run(t, "^TestGuestServed", vm.Options{
 		SMP: 2, Memory: 1536, Load: []string{"binder", "corsa"}, Files: []vm.File{{Host: corsa, Guest: corsaBin}},
-	}, crowdCalls()...)
+	}, crowdCalls(100000)...)
 }
 
 // longVariable names an environment variable that has tests repeat more.
 const longVariable = "CORSA_VM_LONG"
 
-func crowdCalls() []string {
+// crowdCalls has the crowd make that many calls where tests are to repeat more.
+func crowdCalls(long int) []string {
 	if os.Getenv(longVariable) == "" {
 		return nil
 	}
-	return []string{"-calls=100000"}
+	return []string{fmt.Sprint("-calls=", long)}
 }
 
 // run runs those tests of this package in the VM, on each kernel.
@@ -65,7 +67,10 @@ func run(t *testing.T, tests string, o vm.Options, args ...string) {
 	if _, err := os.Stat(packages + ".packages"); err != nil {
 		t.Skip("libgbinder: not there; run: make vm-deps")
 	}
-	o.Timeout = 30 * time.Minute
+	o.Timeout = 20 * time.Minute
+	if os.Getenv(longVariable) != "" {
+		o.Timeout = 2 * time.Hour
+	}
 	o.Files = append(o.Files, vm.File{Host: packages, Guest: archive}, vm.File{Host: "testdata", Guest: root + "/opt"})
 	for _, k := range vmtest.Kernels(t) {
 		t.Run(k.Name, func(t *testing.T) {
