@@ -58,9 +58,11 @@ test: deps build $(if $(VM_KERNELS),vm-deps)
 	CORSA_BIN=$(CURDIR)/bin/corsa CORSA_VM_KERNELS='$(VM_KERNELS)' \
 		$(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) ./...
 
+# All kernels, but for make test only those that it boots.
+test: FETCH = KERNELS='$(VM_KERNELS)'
 vm-deps:
 	.ci/deps vm
-	$(MAKE) --no-print-directory -j2 -C integration/vm/kernels
+	$(MAKE) --no-print-directory -j2 -C integration/vm/kernels $(FETCH)
 	integration/vm/gbinder/fetch $(CURDIR)/build/vm/gbinder.tar
 
 test-vm: vm-deps
