@@ -1,21 +1,27 @@
 package cli
 
 import (
+	"os/signal"
+	"strconv"
+
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/measure"
 	"corsa.dev/corsa/runtime/service"
 )
 
 func newBinderCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "binder COMMAND",
-		Short: "Look at what apps say to a Binder service",
+		Short: "Look at the traffic of Binder services",
 		RunE: func(*cobra.Command, []string) error {
-			return usagef("no command given; `corsa help binder` lists them")
+			return usagef("no command given: trace or stats")
 		},
 	}
-	cmd.AddCommand(newBinderManagerCommand(g))
+	cmd.AddCommand(newBinderTraceCommand(g), newBinderStatsCommand(g), newBinderManagerCommand(g), newBinderEchoCommand(), newBinderLoadCommand())
 	return cmd
 }
 
@@ -28,6 +34,37 @@ func newBinderManagerCommand(g *globals) *cobra.Command {
 		Args:   takes("DEVICE", "PROTOCOL"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return service.RunManager(args[0], args[1], logrus.NewEntry(g.Log))
+		},
+	}
+}
+
+// newBinderEchoCommand and newBinderLoadCommand are the service and the clients that `corsa measure --gate binder` starts.
+func newBinderEchoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "echo DEVICE",
+		Short:  "Be the service of a measurement",
+		Hidden: true,
+		Args:   takes("DEVICE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			return measure.ServeEcho(ctx, args[0])
+		},
+	}
+}
+
+func newBinderLoadCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "load DEVICE UID",
+		Short:  "Be a client of a measurement",
+		Hidden: true,
+		Args:   takes("DEVICE", "UID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			uid, err := strconv.ParseUint(args[1], 10, 31)
+			if err != nil {
+				return usagef("%q is no uid", args[1])
+			}
+			return measure.ServeLoad(args[0], int(uid), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

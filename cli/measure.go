@@ -9,22 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/measure"
+	"corsa.dev/corsa/spec"
 )
 
 func newMeasureCommand(*globals) *cobra.Command {
 	var format outputFormat
 	var o measure.Options
 	var services []string
+	var gate string
 	cmd := &cobra.Command{
 		Use:   "measure [flags]",
 		Short: "Measure what private instances cost on this machine",
 		Long: "Measure starts services of several sizes, has them adopted and measures a change of app, a checkpoint, a restore\n" +
 			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
-			"minutes, needs python3 and redis-server, and removes everything that it made.",
+			"minutes, needs python3 and redis-server, and removes everything that it made.\n\n" +
+			"With --gate binder it measures calls through Binder instead, direct and through the gate, and how many apps' calls a\n" +
+			"second there can be. That takes about half a minute and needs corsa.ko with its Binder gate.",
 		Args: takes(),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {
 				return fmt.Errorf("--apps %d: must be at least 2", o.Apps)
+			}
+			if gate != spec.GateSocket && gate != spec.GateBinder {
+				return fmt.Errorf("--gate %q: write %s or %s", gate, spec.GateSocket, spec.GateBinder)
+			}
+			for _, name := range []string{"engine", "service"} {
+				if gate == spec.GateBinder && cmd.Flags().Changed(name) {
+					return fmt.Errorf("--%s has no meaning with --gate binder", name)
+				}
 			}
 			for _, name := range o.Engines {
 				if name != "fork" && name != "kmod" {
@@ -48,7 +60,11 @@ func newMeasureCommand(*globals) *cobra.Command {
 			o.Progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
-			report, err := measure.Run(ctx, o)
+			measured := measure.Run
+			if gate == spec.GateBinder {
+				measured = measure.RunBinder
+			}
+			report, err := measured(ctx, o)
 			if err != nil {
 				return err
 			}
@@ -61,7 +77,8 @@ func newMeasureCommand(*globals) *cobra.Command {
 	fl := cmd.Flags()
 	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads, a size in MiB, threads=N or vmas=N; may be repeated (default: all)")
 	fl.StringSliceVar(&o.Engines, "engine", nil, "fork or kmod; may be repeated (default: all that this host has, side by side)")
-	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --quick 16)")
+	fl.StringVar(&gate, "gate", spec.GateSocket, "how clients call: socket or binder")
+	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --quick 16, with --gate binder 128)")
 	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
 	addFormatFlags(cmd, &format)
 	return cmd

@@ -26,15 +26,18 @@ func newServeCommand(g *globals) *cobra.Command {
 	var id, pidFile string
 	var detach bool
 	cmd := &cobra.Command{
-		Use:   "serve [flags] --socket PATH -- PROGRAM [ARG…]",
+		Use:   "serve [flags] --socket PATH|--gate binder -- PROGRAM [ARG…]",
 		Short: "Run a program of the host as a service, with a private instance for every app",
 		Long: "Serve runs a program of the host in a sandbox, waits until it listens, and takes its place at the sockets that it\n" +
 			"listens on: from then on every app that connects has its own instance. The program sees the host's files read-only\n" +
 			"and has /run and /tmp for itself. It has the CPUs of the caller (taskset). Without --detach serve stays, shows what\n" +
 			"the program prints on its standard output, and deletes everything when it is interrupted. With --detach that is in\n" +
-			"service.log in the directory ID of the state root, of which the last 8 to 16 MiB are kept.",
+			"service.log in the directory ID of the state root, of which the last 8 to 16 MiB are kept.\n\n" +
+			"With --gate binder apps call the program through Binder. It has devices of its own, which apps find in the directory\n" +
+			"--binder-publish of the host.",
 		Example: "  corsa serve --detach --id redis --socket /run/demo/redis.sock -- \\\n" +
 			"      redis-server --port 0 --unixsocket /run/demo/redis.sock --unixsocketperm 777 --save ''\n" +
+			"  corsa serve --gate binder --binder-devices binder --binder-publish /run/clips --binder-manager aidl3 -- ./clipboard\n" +
 			"  corsa serve --tcp 127.0.0.1:8080 --checkpoint every=100 --on-crash retry=1 -- ./server -addr 127.0.0.1:8080",
 		Args: takes("PROGRAM", "[ARG…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -63,15 +63,26 @@ func pages(root *cobra.Command) map[string]string {
 
 func page(cmd *cobra.Command) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n%s\n\n```\n%s\n```\n", cmd.CommandPath(), text(cmd), cmd.UseLine())
-	if cmd.Example != "" {
-		fmt.Fprintf(&b, "\n```\n%s\n```\n", cmd.Example)
-	}
-	if flags := cmd.NonInheritedFlags(); flags.HasAvailableFlags() {
-		fmt.Fprintf(&b, "\n```\n%s```\n", flags.FlagUsages())
+	describe(&b, "#", cmd)
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			b.WriteString("\n")
+			describe(&b, "##", c)
+		}
 	}
 	b.WriteString("\n[All verbs and the flags that they share](README.md)\n")
 	return b.String()
+}
+
+// describe writes what one command does under a heading of that level.
+func describe(b *strings.Builder, level string, cmd *cobra.Command) {
+	fmt.Fprintf(b, "%s %s\n\n%s\n\n```\n%s\n```\n", level, cmd.CommandPath(), text(cmd), cmd.UseLine())
+	if cmd.Example != "" {
+		fmt.Fprintf(b, "\n```\n%s\n```\n", cmd.Example)
+	}
+	if flags := cmd.NonInheritedFlags(); flags.HasAvailableFlags() {
+		fmt.Fprintf(b, "\n```\n%s```\n", flags.FlagUsages())
+	}
 }
 
 func text(cmd *cobra.Command) string {

@@ -256,6 +256,10 @@ const (
 	rowKernel  = "activate in the kernel"
 	rowNull    = "null syscall"
 	rowPipe    = "pipe, one way"
+
+	rowBinder       = "round trip"
+	rowBinderSwitch = "round trip, switch"
+	rowBinderCrowd  = "interval"
 )
 
 func rank(name string) int {

@@ -46,6 +46,7 @@ func (m *Monitor) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ready", answer(func(*http.Request) (any, error) { return struct{}{}, nil }))
 	mux.HandleFunc("GET /v1/service", answer(func(*http.Request) (any, error) { return m.view(), nil }))
+	mux.HandleFunc("GET /v1/binder", answer(func(*http.Request) (any, error) { return m.binderStats() }))
 	mux.HandleFunc("GET /v1/apps", answer(func(*http.Request) (any, error) { return m.viewApps(), nil }))
 	mux.HandleFunc("GET /v1/apps/{app}/log", answer(func(r *http.Request) (any, error) { return m.history(pathApp(r)) }))
 	mux.HandleFunc("POST /v1/apps/{app}/checkpoint", answer(m.postCheckpoint))

@@ -45,12 +45,40 @@ func binderAvailable(e engine.Engine) error {
 	return b.BinderAvailable()
 }
 
+// checkBinder finds out why no engine could stand between the service and its callers on this host.
+func checkBinder(svc *spec.Service) error {
+	var errs []error
+	for _, c := range engines {
+		if svc.Engine != "auto" && svc.Engine != c.Name() {
+			continue
+		}
+		err := binderAvailable(c.Engine)
+		if err == nil && c.available != nil {
+			err = c.available()
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("gate %s: %w", spec.GateBinder, errors.Join(errs...))
+}
+
 func (m *Monitor) newBinderGate(bound func()) (gate.Gate, error) {
 	eng, ok := m.eng.(engine.BinderService)
 	if !ok {
 		return nil, fmt.Errorf("engine %s: %w", m.rec.Engine, engine.ErrNotGated)
 	}
 	return gatebinder.New(gatebinder.Config{Service: m.svc, Engine: eng, Monitor: m, Log: m.log, Bound: bound})
+}
+
+// binderStats are the counters of the Binder gate.
+func (m *Monitor) binderStats() (engine.BinderStats, error) {
+	eng, ok := m.eng.(engine.BinderService)
+	if !ok || m.svc.Gate != spec.GateBinder {
+		return engine.BinderStats{}, fmt.Errorf("%w: service %q has the gate %s, which counts no Binder transactions", ErrInvalid, m.ref.ID, m.svc.Gate)
+	}
+	return eng.BinderStats()
 }
 
 // path tells how transactions get to instances.

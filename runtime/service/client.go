@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/instance"
 )
 
@@ -82,6 +83,13 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 func (c *Client) Service(ctx context.Context) (ServiceView, error) {
 	var v ServiceView
 	return v, c.call(ctx, http.MethodGet, "/v1/service", nil, &v)
+}
+
+// Binder reads the counters of the service's Binder gate. ErrInvalid: it has another gate.
+func (c *Client) Binder(ctx context.Context) (engine.BinderStats, error) {
+	var s engine.BinderStats
+	err := c.call(ctx, http.MethodGet, "/v1/binder", nil, &s)
+	return s, err
 }
 
 // Apps lists the apps, sorted.

@@ -6,6 +6,7 @@
 //
 //	GET  /v1/ready                     nothing: the monitor answers
 //	GET  /v1/service                   what is served, by which engine, since when
+//	GET  /v1/binder                    counters of the Binder gate
 //	GET  /v1/apps                      every app: state, transactions, checkpoints, memory, crashes
 //	GET  /v1/apps/{app}/log            the app's history
 //	POST /v1/apps/{app}/checkpoint     {"tag": "…"}

@@ -76,10 +76,37 @@ var (
 	descInstances    = prometheus.NewDesc("corsa_instances", "Apps by the state of their instance.", []string{"state"}, nil)
 )
 
+// What the Binder gate counts for all apps together.
+var (
+	descBinderTransactions = prometheus.NewDesc("corsa_binder_transactions_total", "Binder transactions from outside.", nil, nil)
+	descBinderSwitches     = prometheus.NewDesc("corsa_binder_switches_total", "Changes of the active instance for a Binder transaction.", nil, nil)
+	descBinderFailures     = prometheus.NewDesc("corsa_binder_failures_total", "Binder transactions that failed at the gate.", []string{"reason"}, nil)
+	descBinderWaiting      = prometheus.NewDesc("corsa_binder_waiting_seconds_total", "Time that Binder transactions waited for their turn.", nil, nil)
+	descBinderInProgress   = prometheus.NewDesc("corsa_binder_in_progress", "Binder transactions in progress.", nil, nil)
+)
+
+func (c *appCollector) collectBinder(ch chan<- prometheus.Metric) {
+	s, err := c.m.binderStats()
+	if err != nil {
+		return // another gate, or the service has ended
+	}
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	count(descBinderTransactions, float64(s.Transactions))
+	count(descBinderSwitches, float64(s.Switches))
+	count(descBinderFailures, float64(s.Timeouts), "timeout")
+	count(descBinderFailures, float64(s.Interrupted), "interrupted")
+	count(descBinderFailures, float64(s.Aborted), "crash")
+	count(descBinderWaiting, s.Waited.Seconds())
+	ch <- prometheus.MustNewConstMetric(descBinderInProgress, prometheus.GaugeValue, float64(s.InProgress))
+}
+
 // Describe implements prometheus.Collector.
 func (c *appCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descTransactions, descSwitches, descBytesIn, descBytesOut, descWaiting, descConnections, descHistory, descMemory, descInstances,
+		descBinderTransactions, descBinderSwitches, descBinderFailures, descBinderWaiting, descBinderInProgress,
 	} {
 		ch <- d
 	}
@@ -109,6 +136,7 @@ func (c *appCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		states[a.State]++
 	}
+	c.collectBinder(ch)
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(descInstances, prometheus.GaugeValue, float64(n), state)
 	}

@@ -87,8 +87,12 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	return nil
 }
 
-// CheckEndpoints finds out, before anything is started, why the gate could not bind the public sockets.
+// CheckEndpoints finds out, before anything is started, why the gate could not bind the public sockets, or stand before
+// Binder.
 func CheckEndpoints(svc *spec.Service) error {
+	if svc.Gate == spec.GateBinder {
+		return checkBinder(svc)
+	}
 	for _, e := range svc.Endpoints {
 		if e.Network != "unix" {
 			continue

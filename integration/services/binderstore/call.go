@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/servicemanager"
 )
 
 // client makes calls to the service.
@@ -19,13 +20,19 @@ type client struct {
 	reply binder.Reply
 }
 
-func call(device, command string, args []string) error {
-	conn, err := binder.Open(device, binder.Options{Threads: 1})
+func call(at address, command string, args []string) error {
+	conn, err := binder.Open(at.device, binder.Options{Threads: 1})
 	if err != nil {
 		return err
 	}
 	c := &client{conn: conn, store: conn.ContextManager()}
-	err = c.do(command, args)
+	if at.name != "" {
+		c.store, err = servicemanager.NewClient(conn, variant).Get(context.Background(), at.name)
+	}
+	if err == nil {
+		err = c.do(command, args)
+		c.store.Release()
+	}
 	c.reply.Release()
 	return errors.Join(err, conn.Close())
 }

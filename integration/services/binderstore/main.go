@@ -1,5 +1,5 @@
 // Binderstore is a small Binder service, and its client: it keeps a text and a count, calls back, and crashes when asked. It
-// has several threads and is context manager of its device.
+// has several threads, and is context manager of its device or, with a name, added to the service manager.
 package main
 
 import (
@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/binderfs/servicemanager"
 )
 
-const usage = `usage: binderstore DEVICE serve
-       binderstore DEVICE UID COMMAND [ARG]
+const usage = `usage: binderstore DEVICE[#NAME] serve
+       binderstore DEVICE[#NAME] UID COMMAND [ARG]
   put TEXT         keep a text; prints how often that was done
   get              print the text
   count            print how many transactions there were, oneway ones included
@@ -23,7 +26,7 @@ const usage = `usage: binderstore DEVICE serve
   oneway N         send N transactions that nobody answers
   callback N       have the service call this client N times, each within a call
   session          get an object of the service and call it twice
-  keep             get an object, say so, and call it after each line of the standard input
+  keep             get an object, say so, and call it for each line of the standard input
   crash            have the service die
   hold             call, and have the service answer after 300 ms
 `
@@ -40,7 +43,7 @@ func run(args []string) error {
 	case len(args) == 2 && args[1] == "serve":
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 		defer stop()
-		return serve(ctx, args[0])
+		return serve(ctx, parseAddress(args[0]))
 	case len(args) < 3:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
@@ -52,8 +55,19 @@ func run(args []string) error {
 	if err := errors.Join(unix.Setresgid(uid, uid, uid), unix.Setresuid(uid, uid, uid)); err != nil {
 		return err
 	}
-	return call(args[0], args[2], args[3:])
+	return call(parseAddress(args[0]), args[2], args[3:])
 }
+
+// address is where the service is: a device, and there a name; "": it is the context manager.
+type address struct{ device, name string }
+
+func parseAddress(s string) address {
+	device, name, _ := strings.Cut(s, "#")
+	return address{device, name}
+}
+
+// variant is that of the service manager for names.
+const variant = servicemanager.AIDL3
 
 const descriptor = "test.IStore"
 

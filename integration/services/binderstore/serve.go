@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/servicemanager"
 )
 
 // store is the state of the service.
@@ -30,13 +31,13 @@ type session struct {
 
 const threads = 4
 
-func serve(ctx context.Context, device string) error {
-	conn, err := binder.Open(device, binder.Options{Threads: threads, Eager: true})
+func serve(ctx context.Context, at address) error {
+	conn, err := binder.Open(at.device, binder.Options{Threads: threads, Eager: true})
 	if err != nil {
 		return err
 	}
 	s := &store{conn: conn, last: make([]byte, payloadSize)}
-	if _, err := conn.BecomeContextManager(descriptor, s); err != nil {
+	if err := s.publish(ctx, at.name); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	select {
@@ -44,6 +45,18 @@ func serve(ctx context.Context, device string) error {
 	case <-conn.Failed():
 	}
 	return errors.Join(conn.Err(), conn.Close())
+}
+
+func (s *store) publish(ctx context.Context, name string) error {
+	if name == "" {
+		_, err := s.conn.BecomeContextManager(descriptor, s)
+		return err
+	}
+	o, err := s.conn.NewObject(descriptor, s)
+	if err != nil {
+		return err
+	}
+	return servicemanager.NewClient(s.conn, variant).Add(ctx, name, o)
 }
 
 // Transact implements binder.Handler.
