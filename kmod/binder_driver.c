@@ -21,6 +21,9 @@
 	X(void, binder_free_buf, struct binder_proc *, struct binder_thread *, \
 	  struct binder_buffer *, bool)                                        \
 	X(void, binder_dec_node_tmpref, struct binder_node *)                  \
+	X(int, binder_update_ref_for_handle, struct binder_proc *, uint32_t,   \
+	  bool, bool, struct binder_ref_data *)                                \
+	X(void, binder_wakeup_proc_ilocked, struct binder_proc *)              \
 	X(struct binder_buffer *, binder_alloc_prepare_to_free,                \
 	  struct binder_alloc *, uintptr_t)
 
@@ -107,6 +110,19 @@ bool corsa_driver_idle_locked(const struct corsa_gate *gate, pid_t tid)
 void corsa_driver_put_node(struct binder_node *node)
 {
 	static_call(corsa_binder_dec_node_tmpref)(node);
+}
+
+void corsa_driver_drop_ref(struct binder_proc *proc, u32 desc, bool strong)
+{
+	struct binder_ref_data data;
+
+	static_call(corsa_binder_update_ref_for_handle)(proc, desc, false,
+							strong, &data);
+}
+
+void corsa_driver_wake_ilocked(struct binder_proc *proc)
+{
+	static_call(corsa_binder_wakeup_proc_ilocked)(proc);
 }
 
 int corsa_driver_last_node(const struct corsa_gate *gate)

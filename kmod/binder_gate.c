@@ -38,12 +38,14 @@ static int turn_to(struct corsa_gate *gate, struct corsa_record *record,
 {
 	int ret = 0;
 
-	if (corsa_nodes_in_the_way(gate, record->id)) {
+	if (corsa_nodes_in_the_way(gate, record->id) ||
+	    corsa_refs_in_the_way(gate, record->id)) {
 		ret = corsa_switch_for_gate(gate->session, NULL, left);
 		if (ret)
 			return ret;
 		corsa_nodes_show(gate, record->id);
 	}
+	corsa_refs_show(gate, record->id);
 	return corsa_switch_for_gate(gate->session, record, left);
 }
 
@@ -245,8 +247,10 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 		corsa_ticket_put_in_locked(ticket);
 		spin_unlock(&gate->lock);
 		ret = activate(gate, ticket->id, left);
-		if (!ret || ret == -ESRCH)
+		if (!ret || ret == -ESRCH) {
+			corsa_refs_arrived(gate, t->debug_id);
 			return 0;
+		}
 		spin_lock(&gate->lock);
 		corsa_ticket_take_out_locked(ticket);
 		if (ret == -ENOENT)
@@ -258,6 +262,7 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 		count_failure_locked(gate, ret);
 	corsa_ticket_free_locked(ticket);
 	spin_unlock(&gate->lock);
+	corsa_refs_arrived(gate, t->debug_id);
 	return ret;
 }
 
@@ -348,6 +353,7 @@ int corsa_gate_pass(struct binder_transaction *t, struct binder_proc *to,
 		spin_lock(&target->lock);
 		target->stats.nested++;
 		spin_unlock(&target->lock);
+		corsa_refs_arrived(target, t->debug_id);
 	} else if (!ret && target) {
 		ret = enter(target, to, t);
 		if (ret && sender)

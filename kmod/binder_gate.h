@@ -48,6 +48,16 @@ void corsa_gate_look_again(struct corsa_session *session);
 void corsa_nodes_restored(struct corsa_session *session, u32 id,
 			  const struct corsa_record *image);
 
+/*
+ * Record `to` is a copy of `from`, and has the handles that it has. Its threads
+ * stand still. -ENOMEM
+ */
+int corsa_refs_copied(struct corsa_session *session, u32 from, u32 to);
+/* Record id is gone: its handles are released. */
+void corsa_refs_dropped(struct corsa_session *session, u32 id);
+/* Record `by` takes the place, and the id, of record id. */
+void corsa_refs_replaced(struct corsa_session *session, u32 id, u32 by);
+
 /* The active instance has crashed. Any context that may take a spinlock. */
 void corsa_gate_crashed(struct corsa_record *record);
 void corsa_gate_thread_died(struct corsa_thread *thread);
@@ -115,6 +125,21 @@ static inline void corsa_gate_look_again(struct corsa_session *session)
 
 static inline void corsa_nodes_restored(struct corsa_session *session, u32 id,
 					const struct corsa_record *image)
+{
+}
+
+static inline int corsa_refs_copied(struct corsa_session *session, u32 from,
+				    u32 to)
+{
+	return 0;
+}
+
+static inline void corsa_refs_dropped(struct corsa_session *session, u32 id)
+{
+}
+
+static inline void corsa_refs_replaced(struct corsa_session *session, u32 id,
+				       u32 by)
 {
 }
 

@@ -104,6 +104,8 @@ static void on_free(void *unused, struct binder_transaction *t, int from_proc,
 static void on_buffer(void *unused, struct binder_buffer *buffer)
 {
 	corsa_ticket_buffer_freed(buffer);
+	if (buffer->offsets_size)
+		corsa_refs_touch();
 }
 
 static void on_received(void *unused, struct binder_transaction *t)
@@ -115,6 +117,28 @@ static void on_node(void *unused, struct binder_transaction *t,
 		    struct binder_node *node, struct binder_ref_data *data)
 {
 	corsa_node_sent(node);
+	corsa_refs_sent(t, data->desc);
+}
+
+static void on_handle(void *unused, struct binder_transaction *t,
+		      struct binder_node *node, struct binder_ref_data *from,
+		      struct binder_ref_data *to)
+{
+	corsa_refs_sent(t, to->desc);
+}
+
+static void on_command(void *unused, u32 command)
+{
+	switch (command) {
+	case BC_INCREFS:
+	case BC_ACQUIRE:
+	case BC_RELEASE:
+	case BC_DECREFS:
+	case BC_REQUEST_DEATH_NOTIFICATION:
+	case BC_CLEAR_DEATH_NOTIFICATION:
+	case BC_DEAD_BINDER_DONE:
+		corsa_refs_touch();
+	}
 }
 
 static void on_ioctl_done(void *unused, int ret)
@@ -134,6 +158,8 @@ static struct {
 	{ "binder_transaction_received", on_received },
 	{ "binder_ioctl_done", on_ioctl_done },
 	{ "binder_transaction_node_to_ref", on_node },
+	{ "binder_transaction_ref_to_ref", on_handle },
+	{ "binder_command", on_command },
 };
 
 static void match(struct tracepoint *point, void *unused)

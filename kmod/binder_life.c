@@ -70,6 +70,14 @@ long corsa_gate_enable(struct corsa_session *session,
 		return ret;
 	}
 	gate->proc_count = corsa_shadow_procs(gate->shadow, gate->procs);
+	gate->refs = corsa_refs_create();
+	ret = gate->refs ? corsa_refs_begin(gate, record->id) : -ENOMEM;
+	if (ret) {
+		corsa_shadow_put(gate->shadow);
+		corsa_refs_free(gate->refs);
+		kfree(gate);
+		return ret;
+	}
 	gate->last_common_node = corsa_driver_last_node(gate);
 	args->devices = gate->proc_count;
 	args->hook = corsa_hook_kind();
@@ -99,6 +107,7 @@ void corsa_gate_end(struct corsa_session *session)
 
 	if (!gate)
 		return;
+	corsa_refs_end(gate);
 	mutex_lock(&gate->driver);
 	spin_lock(&gate->lock);
 	gate->proc_count = 0;
@@ -116,7 +125,10 @@ void corsa_gate_end(struct corsa_session *session)
 
 static void free_gate(struct rcu_head *head)
 {
-	kfree(container_of(head, struct corsa_gate, rcu));
+	struct corsa_gate *gate = container_of(head, struct corsa_gate, rcu);
+
+	corsa_refs_free(gate->refs);
+	kfree(gate);
 }
 
 /* Those who found the gate have a reference, or are under RCU. */

@@ -17,6 +17,7 @@ struct binder_node;
 struct binder_proc;
 struct binder_thread;
 struct binder_transaction;
+struct corsa_refs;
 struct corsa_shadow;
 struct file;
 
@@ -91,6 +92,7 @@ struct corsa_gate {
 	DECLARE_HASHTABLE(node_table, 6);
 	int last_common_node;		/* debug_id */
 	u32 shown;			/* instance whose nodes can be found */
+	struct corsa_refs *refs;	/* control, and its own lock */
 	struct corsa_binder_stats stats;
 
 	wait_queue_head_t changed;	/* generation, over */
@@ -198,6 +200,25 @@ bool corsa_nodes_in_the_way(struct corsa_gate *gate, u32 id);
 void corsa_nodes_show(struct corsa_gate *gate, u32 id);
 void corsa_nodes_end(struct corsa_gate *gate);
 
+/* binder_ref.c: handles of instances; see there. Most hold session->control. */
+
+struct corsa_refs *corsa_refs_create(void);
+void corsa_refs_free(struct corsa_refs *refs);
+/* All that there is belongs to record id. -ENOMEM */
+int corsa_refs_begin(struct corsa_gate *gate, u32 id);
+/* The process keeps what the record has that was active last. */
+void corsa_refs_end(struct corsa_gate *gate);
+/* Must no thread be in the driver when instance id becomes active? */
+bool corsa_refs_in_the_way(struct corsa_gate *gate, u32 id);
+/* From now on the driver has the view of instance id. */
+void corsa_refs_show(struct corsa_gate *gate, u32 id);
+/* Probes. Current has told the driver something about a handle. */
+void corsa_refs_touch(void);
+/* Current sends a transaction that brings the handle. */
+void corsa_refs_sent(const struct binder_transaction *t, u32 desc);
+/* It has come to its instance, or to nobody. */
+void corsa_refs_arrived(struct corsa_gate *gate, int transaction);
+
 /* binder_hook.c */
 
 /* Gets between. -ENODEV, -ENOSYS. */
@@ -213,6 +234,10 @@ bool corsa_driver_idle_locked(const struct corsa_gate *gate, pid_t tid);
 /* Resolves what abort needs. -ENOSYS */
 int corsa_driver_init(void);
 void corsa_driver_put_node(struct binder_node *node);
+/* Once less. May sleep. */
+void corsa_driver_drop_ref(struct binder_proc *proc, u32 desc, bool strong);
+/* Somebody should look for work. Holds proc->inner_lock. */
+void corsa_driver_wake_ilocked(struct binder_proc *proc);
 /* The youngest node that there is. */
 int corsa_driver_last_node(const struct corsa_gate *gate);
 /* Ends all transactions of the process. Holds gate->driver. */

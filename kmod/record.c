@@ -114,6 +114,11 @@ int corsa_record_publish(struct corsa_record *record)
 			GFP_KERNEL_ACCOUNT);
 	if (ret)
 		return ret;
+	ret = corsa_refs_copied(session, record->parent, record->id);
+	if (ret) {
+		xa_erase(&session->records, record->id);
+		return ret;
+	}
 	session->next_id++;
 	session->record_count++;
 	spin_lock(&session->lock);
@@ -153,6 +158,7 @@ void corsa_record_replace(struct corsa_record *old, struct corsa_record *record)
 {
 	struct corsa_session *session = old->session;
 
+	corsa_refs_replaced(session, old->id, record->id);
 	spin_lock(&session->lock);
 	corsa_record_doom_locked(old);
 	if (session->last == old)
@@ -227,6 +233,7 @@ long corsa_record_discard(struct corsa_session *session, u32 id)
 	}
 	corsa_record_remove(record);
 	corsa_nodes_restored(session, id, NULL);
+	corsa_refs_dropped(session, id);
 	spin_lock(&session->lock);
 	session->stats.sum.discards++;
 	spin_unlock(&session->lock);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <linux/android/binderfs.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,6 +146,17 @@ static void acknowledge(struct conn *conn, uint32_t command)
 	uint32_t done = command == BR_INCREFS ? BC_INCREFS_DONE :
 						BC_ACQUIRE_DONE;
 
+	if (command == BR_DEAD_BINDER) {
+		uint64_t cookie;
+
+		get(conn, &cookie, sizeof(cookie));
+		if (conn->on_death)
+			conn->on_death(cookie);
+		put_command(conn, BC_DEAD_BINDER_DONE);
+		put(conn, &cookie, sizeof(cookie));
+		return;
+	}
+	conn->released += command == BR_RELEASE;
 	if (command != BR_INCREFS && command != BR_ACQUIRE) {
 		get(conn, NULL, _IOC_SIZE(command));
 		return;
@@ -176,6 +188,15 @@ void conn_release(struct conn *conn, uint32_t handle)
 {
 	put_command(conn, BC_RELEASE);
 	put(conn, &handle, sizeof(handle));
+}
+
+void conn_request_death(struct conn *conn, uint32_t handle, uint64_t cookie)
+{
+	struct binder_handle_cookie request = { .handle = handle,
+						.cookie = cookie };
+
+	put_command(conn, BC_REQUEST_DEATH_NOTIFICATION);
+	put(conn, &request, sizeof(request));
 }
 
 /* The driver copies all of it when the command is written: at once. */
@@ -272,6 +293,21 @@ static int serve(struct conn *conn, handler handle, int once)
 	}
 	conn_flush(conn);
 	return 0;
+}
+
+void conn_hear(struct conn *conn, int ms)
+{
+	struct pollfd p = { .fd = conn->fd, .events = POLLIN };
+	uint32_t command;
+
+	conn_enter(conn);
+	if (poll(&p, 1, ms) != 1 || talk(conn, 1))
+		return;
+	while (conn->in_pos != conn->in_size) {
+		get(conn, &command, sizeof(command));
+		acknowledge(conn, command);
+	}
+	conn_flush(conn);
 }
 
 int conn_serve_one(struct conn *conn, handler handle)

@@ -25,6 +25,9 @@ struct conn {
 	size_t in_size;
 	size_t in_pos;
 	uint32_t eintr;	/* seen so often */
+	uint32_t released;	/* BR_RELEASE */
+	/* Is told of the cookies of what has died. May be NULL. */
+	void (*on_death)(uint64_t cookie);
 };
 
 /* What goes out; object: NULL or one more. */
@@ -61,6 +64,9 @@ void conn_flush(struct conn *conn);
 void conn_enter(struct conn *conn);
 void conn_acquire(struct conn *conn, uint32_t handle);
 void conn_release(struct conn *conn, uint32_t handle);
+void conn_request_death(struct conn *conn, uint32_t handle, uint64_t cookie);
+/* Reads what the driver has to say within ms, other than transactions. */
+void conn_hear(struct conn *conn, int ms);
 /* Serves one message. -1: the driver says so. */
 int conn_serve_one(struct conn *conn, handler handle);
 /* Serves for ever. -1: the driver says so. */

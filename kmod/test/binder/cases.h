@@ -21,6 +21,7 @@ struct say {
 };
 
 extern const struct test route_tests[], call_tests[], death_tests[];
+extern const struct test handle_tests[];
 extern const struct test stress_tests[], bench_tests[];
 
 #endif

@@ -119,6 +119,14 @@ static void on_called(struct conn *conn, struct message *message)
 	conn_reply(conn, &nothing);
 }
 
+int client_say_nested(struct conn *conn, uint32_t code, uint32_t value,
+		      struct answer *answer)
+{
+	struct parcel parcel = { .data = &value, .size = sizeof(value) };
+
+	return call_with(conn, code, 0, &parcel, answer, on_called);
+}
+
 int client_lend(struct conn *conn, uint32_t code, int nest,
 		struct answer *answer)
 {

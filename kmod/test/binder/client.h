@@ -17,6 +17,9 @@ int client_step(struct conn *conn, uint32_t uid, uint32_t k, uint32_t flags,
 /* A call with one word. */
 int client_say(struct conn *conn, uint32_t code, uint32_t value,
 	       struct answer *answer);
+/* The same; the service may call what we have lent it. */
+int client_say_nested(struct conn *conn, uint32_t code, uint32_t value,
+		      struct answer *answer);
 /* Asks for an object of the service; its handle, or 0. */
 uint32_t client_get(struct conn *conn, struct answer *answer);
 /* client_step() on it. */

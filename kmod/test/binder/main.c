@@ -21,7 +21,7 @@
 int dev;
 
 static const struct test *const groups[] = {
-	route_tests, call_tests, death_tests, stress_tests, bench_tests,
+	route_tests, call_tests, death_tests, handle_tests, stress_tests, bench_tests,
 };
 
 static int selected(const struct test *test, int argc, char **argv)

@@ -29,6 +29,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct answer state;
 static uint32_t *heap; /* one word a page: the uid that wrote it */
 static struct object object;
+static uint32_t keeper; /* who wants to be told of the end of state.kept */
 
 static pthread_cond_t alone = PTHREAD_COND_INITIALIZER;
 static uint32_t alone_handle;
@@ -81,6 +82,15 @@ static uint32_t call_back(struct conn *conn, uint32_t handle, handler handle_it)
 	return 0;
 }
 
+static void note_death(uint64_t cookie)
+{
+	pthread_mutex_lock(&lock);
+	state.deaths++;
+	if (cookie != keeper)
+		state.wrong |= WRONG_DEATH;
+	pthread_mutex_unlock(&lock);
+}
+
 static void answer_with(struct conn *conn, const struct answer *answer,
 			const struct flat_binder_object *given)
 {
@@ -111,16 +121,27 @@ static void handle_message(struct conn *conn, struct message *message)
 		ms = first_word(message);
 	if (message->has_object)
 		conn_acquire(conn, handle);
+	if (code == CODE_KEEP)
+		conn_request_death(conn, handle, uid);
+	if (code == CODE_DROP)
+		conn_release(conn, state.kept);
 	conn_free(conn, message);
-	if (ms || oneway || message->has_object)
+	if (ms || oneway || message->has_object || code == CODE_DROP)
 		conn_flush(conn);
 	if (ms)
 		usleep(ms * 1000);
 	if (code == CODE_CALLBACK)
 		wrong |= call_back(conn, handle, handle_message);
 
+	if (code == CODE_CALL_KEPT)
+		wrong |= call_back(conn, state.kept, handle_message);
+
 	pthread_mutex_lock(&lock);
 	step(uid, oneway);
+	if (code == CODE_KEEP) {
+		state.kept = handle;
+		keeper = uid;
+	}
 	if (message->head.target.ptr == (uintptr_t)&object) {
 		if (object.owner != uid)
 			state.wrong |= WRONG_OBJECT;
@@ -151,6 +172,7 @@ static void *call_alone(void *unused)
 
 	(void)unused;
 	conn_init(&conn, device);
+	conn.on_death = note_death;
 	for (;;) {
 		pthread_mutex_lock(&lock);
 		while (!alone_handle)
@@ -173,6 +195,7 @@ static void *looper(void *unused)
 
 	(void)unused;
 	conn_init(&conn, device);
+	conn.on_death = note_death;
 	conn_serve(&conn, handle_message);
 	perror("service: BINDER_WRITE_READ");
 	_exit(1);

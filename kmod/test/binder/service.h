@@ -17,6 +17,9 @@ enum code {
 	CODE_CALLBACK,	/* calls the object in it, then one step */
 	CODE_CALL_ALONE, /* the same from a thread of its own, after the reply */
 	CODE_OBJECT,	/* replies with an object of the instance; one step */
+	CODE_KEEP,	/* keeps the object in it, and wants to know its end */
+	CODE_DROP,	/* releases that */
+	CODE_CALL_KEPT,	/* calls it, then one step */
 	CODE_CALLED,	/* what CODE_CALLBACK and CODE_CALL_ALONE send */
 };
 
@@ -26,6 +29,7 @@ enum code {
 #define WRONG_OWNER	4	/* this memory has served another uid */
 #define WRONG_HEAP	8	/* a page of the heap belongs to another uid */
 #define WRONG_CALLBACK	16	/* the call to the client has failed */
+#define WRONG_DEATH	64	/* told of a death that another instance wants */
 #define WRONG_OBJECT	32	/* called on an object of another instance */
 
 struct answer {
@@ -35,6 +39,8 @@ struct answer {
 	uint32_t wrong;
 	uint32_t eintr;
 	uint32_t object;	/* calls of the object that was called */
+	uint32_t deaths;	/* of what CODE_KEEP has kept */
+	uint32_t kept;		/* its handle */
 };
 
 struct binder_service {
