@@ -256,9 +256,10 @@ struct corsa_restore {
  *     for: for a moment it may still take it, for the former instance;
  *     only to look (poll, select, epoll_wait, futex, sleeping): if the thread
  *     had nothing to do when `id` was active last, it is left asleep in the
- *     former instance, until there is idle time, and 10 ms at most. Something
- *     may wake it there: then it becomes `id`, and the call returns what it saw
- *     when the former is active again.
+ *     former instance, until there is idle time, and 10 ms at most. Until then
+ *     it does not notice what comes for `id`. Something may wake it where it
+ *     is: then it becomes `id`, and the call returns what it saw when the former
+ *     is active again.
  *   None of them can return to user mode in the former instance. So use LAZY
  *   where the objects that an instance waits for are its own. If two share an
  *   epoll set that is edge-triggered, or a futex in shared memory, such a thread
