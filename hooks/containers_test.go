@@ -207,7 +207,7 @@ func (r *running) ready() error {
 		}
 		select {
 		case <-r.done:
-			return fmt.Errorf("the container has ended: %v\n%s%s", r.err, r.out.String(), r.said())
+			return errors.Join(errors.New("the container has ended"), r.err, errors.New(r.out.String()+r.said()))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

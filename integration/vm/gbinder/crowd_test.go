@@ -83,15 +83,19 @@ func member(path string, count int) (err error) {
 		if !paste {
 			continue
 		}
-		if got := reply.String16(); got != text || reply.Err() != nil {
-			return fmt.Errorf("call %d: it finds %.40q… of %d characters, and not %.40q… of %d (%v)", i, got, len(got), text, len(text), reply.Err())
+		got := reply.String16()
+		if err := reply.Err(); err != nil {
+			return fmt.Errorf("call %d: %w", i, err)
+		}
+		if got != text {
+			return fmt.Errorf("call %d: it finds %.40q… of %d characters, and not %.40q… of %d", i, got, len(got), text, len(text))
 		}
 	}
 	return nil
 }
 
-// runCrowd has all members make calls at once.
-func runCrowd(t *testing.T, path string) {
+// runCrowd has all members make calls at once, and calls meanwhile, if it is not nil, when all have begun.
+func runCrowd(t *testing.T, path string, meanwhile func()) {
 	t.Helper()
 	var members []*exec.Cmd
 	for i := range crowd {
@@ -104,6 +108,9 @@ func runCrowd(t *testing.T, path string) {
 			t.Fatal(err)
 		}
 		members = append(members, cmd)
+	}
+	if meanwhile != nil {
+		meanwhile()
 	}
 	for i, cmd := range members {
 		if err := cmd.Wait(); err != nil {
@@ -118,7 +125,7 @@ func TestGuestClipboardCrowd(t *testing.T) {
 	pasteText(t, 0) // its threads exist
 	g := gate(t, d.service.Process.Pid)
 	start := time.Now()
-	runCrowd(t, d.path)
+	runCrowd(t, d.path, nil)
 	stats, err := g.session.BinderStats()
 	if err != nil {
 		t.Fatal(err)

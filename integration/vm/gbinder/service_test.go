@@ -200,16 +200,26 @@ func TestGuestServedClipboard(t *testing.T) {
 	}
 }
 
-// Sixteen users at once, each of whose instances is checkpointed now and then.
+// Sixteen users at once, each of whose instances is checkpointed now and then, while another user crashes the service.
 func TestGuestServedCrowd(t *testing.T) {
 	s := serve(t, map[string]string{"dev.corsa.checkpoint": "every=100", "dev.corsa.history": "2"})
-	runCrowd(t, filepath.Join(s.published, "binder"))
+	const crasher, times = "uid:2002", 3
+	runCrowd(t, filepath.Join(s.published, "binder"), func() {
+		for range times {
+			if copyText(t, 2002, "crash") == "" {
+				t.Error("the text that crashes the service was copied")
+			}
+			if got := pasteText(t, 2002); got != "(empty)" {
+				t.Errorf("after the crash uid 2002 finds %q", got)
+			}
+		}
+	})
 	crashes := s.crashes(t)
-	if len(crashes) < crowd {
-		t.Errorf("corsa knows %d apps, %d have called", len(crashes), crowd)
+	if len(crashes) != crowd+1 {
+		t.Errorf("corsa knows %d apps, %d have called", len(crashes), crowd+1)
 	}
 	for app, n := range crashes {
-		if n > 0 {
+		if app == crasher && n != times || app != crasher && n > 0 {
 			t.Errorf("%s has crashed %d times", app, n)
 		}
 	}
