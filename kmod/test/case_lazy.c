@@ -65,7 +65,7 @@ static void take_signals(uint32_t flags, uint32_t by)
 	ids[1] = must_branch(session, 0);
 	of[1] = of[0];
 	of[1].fd = own_socket(&of[0], session, ids[1]);
-	for (i = 0; i < 300; i++) {
+	for (i = 0; i < 120; i++) {
 		int now = i % 3 != 0;
 
 		must(!corsa_switch_to(session, ids[now], flags, PATIENCE, NULL));

@@ -182,7 +182,6 @@ static void test_model_long(void)
 
 	seed = time(NULL);
 	printf("seed %llu\n", (unsigned long long)seed);
-	alarm(900);
 	model(&options, 4000);
 }
 
@@ -280,7 +279,6 @@ static void test_leak(void)
 /* A record is tens of kB, so one lost in twenty would be seen. */
 static void test_leak_long(void)
 {
-	alarm(900);
 	leak(10000, 1000, 1024);
 }
 
