@@ -58,7 +58,10 @@ func (c *capturer) readBinder(p *fdplan.Plan) error {
 	if open == nil {
 		return nil
 	}
-	v := binderView{c: c, fd: open, object: fmt.Sprintf("fd %d (%s)", open.FD, c.binder.Device), blockers: blockers}
+	if len(blockers) > 0 { // what the driver says could be about either
+		return &engine.Refusal{PID: c.pid, Blockers: blockers}
+	}
+	v := binderView{c: c, fd: open, object: fmt.Sprintf("fd %d (%s)", open.FD, c.binder.Device)}
 	if err := v.read(p); err != nil {
 		return fmt.Errorf("%s of process %d: %w", v.object, c.pid, err)
 	}

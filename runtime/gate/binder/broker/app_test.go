@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -178,8 +179,13 @@ func (c *client) do(verb, argument string) (string, error) {
 	case "identity":
 		err := call(codeIdentity)
 		return fmt.Sprintf("pid %d, called by %d", reply.Int32(), reply.Int32()), err
+	case "once":
+		p.WriteString16(argument)
+		return "ok", call(codeOnce)
 	case "lookup":
 		return "ok", call(codeLookUp)
+	case "bench":
+		return c.bench(ctx, int(number))
 	case "hammer":
 		return c.hammer(ctx, int(number))
 	}
@@ -248,6 +254,23 @@ func (c *client) write(p *binder.Parcel, reply *binder.Reply, call func(uint32) 
 	text, err := io.ReadAll(r)
 	comm, commErr := io.ReadAll(f)
 	return string(text) + ", " + strings.TrimSpace(string(comm)), errors.Join(err, commErr)
+}
+
+// bench makes so many calls and returns the median of what one takes, in nanoseconds.
+func (c *client) bench(ctx context.Context, n int) (string, error) {
+	p := c.conn.NewParcel()
+	var reply binder.Reply
+	defer reply.Release()
+	took := make([]int64, n)
+	for i := range took {
+		begun := time.Now()
+		if err := c.ref.Transact(ctx, codeTotal, p, &reply); err != nil {
+			return "", err
+		}
+		took[i] = int64(time.Since(begun))
+	}
+	slices.Sort(took)
+	return strconv.FormatInt(took[n/2], 10), nil
 }
 
 // hammer echoes so many payloads of its own and fails at the first that is another's.

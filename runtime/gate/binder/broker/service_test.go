@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ const (
 	codeSleep               // so many nanoseconds
 	codeIdentity            // returns its pid and how many threads it has
 	codeLookUp              // looks its own name up
+	codeOnce                // dies the first time, which a file tells that the request names
 )
 
 const serviceName = "test.store"
@@ -45,8 +47,9 @@ type store struct {
 	kept  *binder.Ref
 }
 
-// serveStore publishes a store and works until it is killed.
-func serveStore(device string) error {
+// serveStore publishes a store and works until it is killed. Before, it makes itself impossible to virtualise in some manner.
+func serveStore(argument string) error {
+	device, manner, _ := strings.Cut(argument, " ")
 	conn, err := binder.Open(device, binder.Options{Threads: 4})
 	if err != nil {
 		return err
@@ -55,7 +58,17 @@ func serveStore(device string) error {
 	if s.self, err = conn.NewObject("test.IStore", s); err != nil {
 		return err
 	}
-	if err := servicemanager.NewClient(conn, servicemanager.AIDL3).Add(context.Background(), serviceName, s.self); err != nil {
+	manager := servicemanager.NewClient(conn, servicemanager.AIDL3)
+	if err := manager.Add(context.Background(), serviceName, s.self); err != nil {
+		return err
+	}
+	switch manner {
+	case "twice":
+		_, err = binder.Open(device, binder.Options{})
+	case "holds":
+		_, err = manager.Get(context.Background(), serviceName)
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -89,6 +102,14 @@ func (s *store) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
 		reply.WriteBytes(r.Bytes())
 	case codeCrash:
 		crash()
+	case codeOnce:
+		name := r.String16()
+		if _, err := os.Stat(name); err != nil {
+			if err := os.WriteFile(name, nil, 0o600); err != nil {
+				return err
+			}
+			crash()
+		}
 	case codeSleep:
 		time.Sleep(time.Duration(r.Int64()))
 	case codeWrite:

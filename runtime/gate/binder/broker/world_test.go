@@ -32,11 +32,22 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	run := map[string]func(string) error{"service": serveStore, "app": runApp}[role]
+	run := map[string]func(string) error{"service": serveStore, "app": runApp, "manager": runManager}[role]
 	if err := run(device); err != nil {
 		fmt.Fprintln(os.Stderr, role+":", err)
 		os.Exit(1)
 	}
+}
+
+// runManager is a service manager with nothing behind it, for what is not virtualised.
+func runManager(device string) error {
+	m, err := servicemanager.New(device, servicemanager.Options{Variant: servicemanager.AIDL3})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	<-m.Failed()
+	return m.Err()
 }
 
 // crash dies by a signal that Go does not turn into anything else.
@@ -77,7 +88,25 @@ func newWorld(t testing.TB, change func(*spec.Service)) *world {
 }
 
 // prepareWorld starts a broker and the service.
-func prepareWorld(t testing.TB, change func(*spec.Service)) *world {
+func prepareWorld(t testing.TB, change func(*spec.Service), manner ...string) *world {
+	t.Helper()
+	w := &world{
+		t: t, device: newDevice(t), byApp: map[instance.App]engine.Instance{}, images: map[instance.App]engine.Image{},
+		service: spec.Service{
+			AppKey: spec.AppKeyUID, Concurrency: spec.Strict, Checkpoint: spec.CheckpointPolicy{Mode: spec.CheckpointManual},
+			OnCrash: spec.CrashPolicy{Mode: spec.CrashRestore},
+		},
+	}
+	if change != nil {
+		change(&w.service)
+	}
+	w.newBroker()
+	w.pid = startRole(t, "service", append([]string{w.device}, manner...)...)
+	return w
+}
+
+// newDevice makes a Binder device that every user may open.
+func newDevice(t testing.TB) string {
 	t.Helper()
 	if s := binderfs.Probe(); s.Offer != binderfs.OfferFilesystem {
 		t.Skipf("binder: %s", s.Detail)
@@ -107,16 +136,7 @@ func prepareWorld(t testing.TB, change func(*spec.Service)) *world {
 	if err := errors.Join(os.Chmod(d.Path, 0o666), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{
-		t: t, device: d.Path, byApp: map[instance.App]engine.Instance{}, images: map[instance.App]engine.Image{},
-		service: spec.Service{AppKey: spec.AppKeyUID, Concurrency: spec.Strict, Checkpoint: spec.CheckpointPolicy{Mode: spec.CheckpointManual}, OnCrash: spec.CrashPolicy{Mode: spec.CrashRestore}},
-	}
-	if change != nil {
-		change(&w.service)
-	}
-	w.newBroker()
-	w.startService()
-	return w
+	return d.Path
 }
 
 func (w *world) newBroker() {
@@ -138,25 +158,26 @@ func (w *world) newBroker() {
 	})
 }
 
-func (w *world) startService() {
-	w.t.Helper()
+// startRole starts this binary in a role, waits until it is ready and returns its pid.
+func startRole(t testing.TB, role string, words ...string) int {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"=service "+w.device)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role+" "+strings.Join(words, " "))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
-	w.t.Cleanup(func() {
-		_ = cmd.Process.Kill() // destroyed already
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // ended already
 		_ = cmd.Wait()
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		w.t.Fatalf("the service said %q, %v", line, err)
+		t.Fatalf("the %s said %q, %v", role, line, err)
 	}
-	w.pid = cmd.Process.Pid
+	return cmd.Process.Pid
 }
 
 func (w *world) target(b *engine.Broker) engine.Target {
@@ -291,4 +312,15 @@ func (w *world) restore(key instance.App) error {
 		}
 		return gate.Replacement{Instance: in}, old.Kill()
 	})
+}
+
+func keyOf(s string) instance.App { return instance.App(s) }
+
+// killInstance kills the process of the app's instance, if it has one.
+func (w *world) killInstance(key instance.App) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if in := w.byApp[key]; in != nil {
+		_ = unix.Kill(in.PID(), unix.SIGKILL) // it may have died meanwhile
+	}
 }
