@@ -25,6 +25,7 @@ type checkFlags struct {
 	tcp     []string
 	shared  []string
 	engine  string
+	gate    string
 	json    bool
 }
 
@@ -45,8 +46,8 @@ func newCheckCommand(g *globals) *cobra.Command {
 				return usagef("--pid and a container ID exclude each other")
 			case byPID || len(args) > 0:
 				return f.checkProcess(cmd, g, args)
-			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine"):
-				return usagef("--shared, --socket, --tcp and --engine describe a service: give --pid or a container ID")
+			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine") || cmd.Flags().Changed("gate"):
+				return usagef("--shared, --socket, --tcp, --gate and --engine describe a service: give --pid or a container ID")
 			}
 			return f.checkHost(cmd)
 		},
@@ -57,6 +58,7 @@ func newCheckCommand(g *globals) *cobra.Command {
 	flags.StringArrayVar(&f.sockets, "socket", nil, "a unix socket on which the service listens; may be repeated")
 	flags.StringArrayVar(&f.tcp, "tcp", nil, "a loopback ADDRESS:PORT on which the service listens; may be repeated")
 	flags.StringVar(&f.engine, "engine", "", spec.LegalEngine+" (default auto, or what the bundle says): what stands in the way differs")
+	flags.StringVar(&f.gate, "gate", "", spec.LegalGate+" (default socket, or what the bundle says): binder lets the process have Binder devices")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }
@@ -94,8 +96,12 @@ func (f *checkFlags) checkProcess(cmd *cobra.Command, g *globals, args []string)
 	} else if pid <= 0 {
 		return usagef("--pid %d: must be positive", pid)
 	}
-	if f.engine != "" { // it outweighs the bundle
+	// They outweigh the bundle.
+	if f.engine != "" {
 		options.Engine = f.engine
+	}
+	if f.gate != "" {
+		options.Binder = f.gate == spec.GateBinder
 	}
 	report, err := checkWith(pid, options)
 	if err != nil {
@@ -122,6 +128,10 @@ func checkWith(pid int, o check.Options) (*check.Report, error) {
 	if o.Engine != "" && o.Engine != "auto" {
 		return check.Process(pid, o)
 	}
+	if o.Binder { // no other stands before Binder
+		o.Engine = check.EngineKmod
+		return check.Process(pid, o)
+	}
 	if kmod.Available() == nil {
 		o.Engine = check.EngineKmod
 		if report, err := check.Process(pid, o); err != nil || report.Err() == nil {
@@ -138,6 +148,11 @@ func (f *checkFlags) options() (check.Options, error) {
 	if f.engine != "" {
 		if _, err := spec.ParseEngine(f.engine); err != nil {
 			return o, usagef("--engine: %w", err)
+		}
+	}
+	if f.gate != "" {
+		if _, err := spec.ParseGate(f.gate); err != nil {
+			return o, usagef("--gate: %w", err)
 		}
 	}
 	for _, path := range f.shared {
@@ -179,7 +194,7 @@ func containerProgram(ctx context.Context, g *globals, id string, o *check.Optio
 		return 0, fmt.Errorf("container %q: %w", id, err)
 	}
 	if declared {
-		o.Engine = service.Engine
+		o.Engine, o.Binder = service.Engine, service.Gate == spec.GateBinder
 		o.Shared = append(o.Shared, service.Shared...)
 		for _, endpoint := range service.Endpoints {
 			o.Listeners = append(o.Listeners, engine.Address(endpoint))

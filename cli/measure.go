@@ -24,7 +24,7 @@ func newMeasureCommand(*globals) *cobra.Command {
 			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
 			"minutes, needs python3 and redis-server, and removes everything that it made.\n\n" +
 			"With --gate binder it measures calls through Binder instead, direct and through the gate, and how many apps' calls a\n" +
-			"second there can be. That takes about half a minute and needs corsa.ko with its Binder gate.",
+			"second there can be. That takes about a minute and needs corsa.ko with its Binder gate.",
 		Args: takes(),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {

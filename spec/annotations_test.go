@@ -111,6 +111,33 @@ func TestBadAnnotations(t *testing.T) {
 	}
 }
 
+// A Binder service has its own contradictions, and needs no socket.
+func TestBinder(t *testing.T) {
+	devices := map[string]string{spec.KeyGate: "binder", spec.KeyBinderDevices: "binder,hwbinder"}
+	s, declared, err := spec.FromAnnotations(devices)
+	if err != nil || !declared || len(s.Binder.Devices) != 2 || s.Binder.Manager != spec.ManagerOwn {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	for set, want := range map[string]string{
+		"engine=fork": "", "concurrency=parallel": "one runs at a time", "on-crash=retry=2": "restore, stop", "crash-reply=x": "driver's own error",
+		"app-key=connection": "uid, pid, cgroup", "tcp=127.0.0.1:1": "one kind of clients", "binder.names=a": "dev.corsa.binder.manager=own",
+	} {
+		key, value, _ := strings.Cut(set, "=")
+		a := maps.Clone(devices)
+		a[spec.Prefix+key] = value
+		if _, _, err := spec.FromAnnotations(a); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want something about %q", set, err, want)
+		}
+	}
+	delete(devices, spec.KeyGate)
+	if s, declared, err := spec.FromAnnotations(devices); s != nil || declared || err != nil {
+		t.Errorf("devices alone: %v, %v, %v", s, declared, err)
+	}
+	if _, _, err := spec.FromAnnotations(map[string]string{spec.KeyBinderDevices: "a", spec.BinderPrefix + "device": "b"}); err == nil {
+		t.Error("an unknown key goes unnoticed")
+	}
+}
+
 func TestNoEndpoint(t *testing.T) {
 	_, _, err := spec.FromAnnotations(map[string]string{spec.KeyEngine: "fork"})
 	if err == nil || !strings.Contains(err.Error(), spec.KeySocket) || !strings.Contains(err.Error(), spec.KeyTCP) {
@@ -138,6 +165,32 @@ func TestAllProblemsAtOnce(t *testing.T) {
 
 // random makes a valid Service.
 func random(r *rand.Rand) *spec.Service {
+	s := randomSocket(r)
+	if r.IntN(3) > 0 {
+		return s
+	}
+	s.Gate, s.Endpoints, s.CrashReply, s.Concurrency = spec.GateBinder, nil, "", spec.Strict
+	if s.AppKey == spec.AppKeyConnection {
+		s.AppKey = spec.AppKeyUID
+	}
+	if s.OnCrash.Mode == spec.CrashRetry {
+		s.OnCrash = spec.CrashPolicy{Mode: spec.CrashRestore}
+	}
+	s.Binder.Devices = []string{"binder", "hwbinder", "a b"}[:1+r.IntN(3)]
+	if r.IntN(2) > 0 {
+		s.Binder.Publish = "/run/x,y"
+	}
+	if r.IntN(2) > 0 {
+		s.Binder.Manager = "aidl3"
+		s.Binder.Names = []string{"clipboard", "a,b"}[:r.IntN(3)]
+		if len(s.Binder.Names) == 0 {
+			s.Binder.Names = nil
+		}
+	}
+	return s
+}
+
+func randomSocket(r *rand.Rand) *spec.Service {
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
 	path := func() string {
 		return "/" + pick("run", "tmp", "srv/a b") + "/" + pick("x", "y,z", `b\s`, "ü", `,\,`, "'\"") + fmt.Sprint(r.IntN(1000000))

@@ -26,10 +26,13 @@ func (in *inspection) binderMapping(m *mapping) bool {
 	return isBinder(in.dir + "/map_files/" + m.span)
 }
 
+// binderGated says that an engine is to stand between the process and its callers.
+func (in *inspection) binderGated() bool { return in.opts.Binder && in.inPlace() }
+
 // checkBinder looks at a descriptor of a Binder device.
 func (in *inspection) checkBinder(f *openFile) {
 	f.Kind = KindBinder
-	if !in.opts.Binder {
+	if !in.binderGated() {
 		in.block(f.object(f.Target), binderReason, binderWayOut)
 	}
 }

@@ -83,7 +83,7 @@ func (in *inspection) checkMapping(m *mapping) {
 				"use the fork engine, which copies it, or let the service map it privately")
 		}
 	case path[0] == '/' && in.binderMapping(m):
-		if !in.opts.Binder {
+		if !in.binderGated() {
 			in.refuse(m, binderReason, binderWayOut)
 		}
 	case strings.HasPrefix(path, "/dev/") && in.isDevice(m):

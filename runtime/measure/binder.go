@@ -124,14 +124,11 @@ func (r *run) binderOn(cpu string) (err error) {
 	if err := r.roundTrips(cpu, direct, gated); err != nil {
 		return err
 	}
-	if cpu == PinnedCPU {
-		return nil
-	}
 	for _, apps := range []int{2, 16, 128} {
 		if apps > r.Apps {
 			break
 		}
-		r.Progress(fmt.Sprintf("binder: %d apps at once", apps))
+		r.Progress(fmt.Sprintf("binder: %d apps at once, %s CPU", apps, cpu))
 		if err := r.crowdOf(apps, cpu, gated); err != nil {
 			return fmt.Errorf("%d apps: %w", apps, err)
 		}

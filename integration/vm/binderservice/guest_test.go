@@ -263,8 +263,8 @@ func TestGuestByPID(t *testing.T) {
 	s.says("1", first, "put", "one")
 	s.says("", first, "get") // another process
 	kept := s.keep(first)
-	kept.says("1 ")
-	kept.says("2 ")
+	kept.says("1")
+	kept.says("2")
 	s.eventually("those that have ended are gone", func() bool { return len(s.apps()) == 1 })
 	for name, a := range s.apps() {
 		if !strings.HasPrefix(name, "pid:") || a.Transactions < 1 {
@@ -303,18 +303,18 @@ func TestGuestRefusals(t *testing.T) {
 		"socket":   {[]string{"--socket", "/run/x.sock"}, "one gate stands before"},
 		"names":    {[]string{"--binder-names", "x"}, "--binder-manager=own"},
 		"manager":  {[]string{"--binder-manager", "aidl9"}, "aidl6 (16)"},
-		"absent":   {[]string{"--binder-manager", "aidl3", "--binder-names", "nobody"}, "does not add nobody to the service manager"},
+		"exits":    {[]string{"--binder-manager", "aidl3"}, "it has exited"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := prepare(t)
 			args := append([]string{
 				"serve", "--detach", "--id", s.id, "--gate", "binder", "--binder-devices", "binder", "--binder-publish", s.publish,
 			}, c.flags...)
-			address := "/dev/binder"
-			if name == "absent" {
-				address += "#store"
+			program := []string{"--", store, "/dev/binder", "serve"}
+			if name == "exits" {
+				program = []string{"--", "/bin/sh", "-c", "exit 3"}
 			}
-			out, err := s.corsa(append(args, "--", store, address, "serve")...)
+			out, err := s.corsa(append(args, program...)...)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%s (%v), want something about %q", out, err, c.want)
 			}

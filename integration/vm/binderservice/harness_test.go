@@ -53,8 +53,19 @@ func prepare(t *testing.T) *served {
 	if !inVM() {
 		t.Skip("corsa.ko and Binder: only in the VM")
 	}
-	dir := t.TempDir()
-	s := &served{t: t, root: filepath.Join(dir, "root"), id: "store", publish: filepath.Join(dir, "binderfs")}
+	public, err := os.MkdirTemp("", "binder-")
+	if err == nil {
+		t.Cleanup(func() {
+			if err := os.Remove(public); err != nil { // what was in it has gone with the sandbox
+				t.Error(err)
+			}
+		})
+		err = os.Chmod(public, 0o755) // for apps, who are not root
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{t: t, root: filepath.Join(t.TempDir(), "root"), id: "store", publish: filepath.Join(public, "binderfs")}
 	s.address = filepath.Join(s.publish, "binder")
 	t.Cleanup(s.end)
 	return s
