@@ -34,11 +34,13 @@ type app struct {
 	oneway bool            // something was sent that nobody has waited for
 
 	transactions, switches, breaks uint64
-	since                          int   // transactions since the last checkpoint by policy
-	captured                       int64 // when that was, ns since the epoch
 	waited                         int64 // ns
-	process                        int   // pidfd of an app that is a process; -1: none
-	refused                        string
+
+	since    int       // transactions since the last checkpoint by policy
+	captured time.Time // when that was
+	timed    bool      // a goroutine waits for the next one to be due
+	process  int       // pidfd of an app that is a process; -1: none
+	refused  string    // why the monitor has given it no instance
 }
 
 // app returns the app of that key, new if it was not known.
@@ -103,7 +105,7 @@ func (b *Broker) take(ctx context.Context, a *app, idle bool) error {
 	defer stop()
 	a.wanted++
 	defer func() { a.wanted-- }()
-	for a.exclusive || a.capturing || idle && a.users > 0 {
+	for {
 		if b.closed {
 			return ErrClosed
 		}
@@ -111,10 +113,12 @@ func (b *Broker) take(ctx context.Context, a *app, idle bool) error {
 			a.changed.Broadcast()
 			return fmt.Errorf("app %s: %w", a.key, err)
 		}
+		if !a.exclusive && !a.capturing && (!idle || a.users == 0) {
+			a.exclusive = true
+			return nil
+		}
 		a.changed.Wait()
 	}
-	a.exclusive = true
-	return nil
 }
 
 // give ends take. mu is held.
@@ -156,7 +160,7 @@ func (b *Broker) provide(a *app) error {
 		err = b.set(a, in)
 	}
 	b.mu.Lock()
-	a.captured = time.Now().UnixNano()
+	a.captured = time.Now()
 	if err != nil {
 		if text := err.Error(); text != a.refused { // once, and not for every transaction
 			a.refused = text

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -73,7 +74,7 @@ func TestOrdinaryClient(t *testing.T) {
 	w := newWorld(t, nil)
 	a := w.app(2001)
 	a.want("ok", "ping")
-	if w.byApp["uid:2001"] != nil {
+	if w.instance("uid:2001") != nil {
 		t.Error("a ping has made an instance")
 	}
 	a.want("test.IStore", "interface")
@@ -108,8 +109,8 @@ func TestCrash(t *testing.T) {
 	two.want("empty", "get")
 	one.want("0", "deaths")
 	two.want("0", "deaths")
-	if w.crashes != 3 {
-		t.Errorf("the monitor was told of %d crashes", w.crashes)
+	if n := w.monitor.Counts().Crashes; n != 3 {
+		t.Errorf("the monitor was told of %d crashes", n)
 	}
 }
 
@@ -120,8 +121,8 @@ func TestRetry(t *testing.T) {
 	a.want("ok", "once", filepath.Join(t.TempDir(), "crashed"))
 	a.want(failed, "crash")
 	a.want("empty", "get")
-	if w.crashes != 3 {
-		t.Errorf("the monitor was told of %d crashes", w.crashes)
+	if n := w.monitor.Counts().Crashes; n != 3 {
+		t.Errorf("the monitor was told of %d crashes", n)
 	}
 }
 
@@ -130,15 +131,11 @@ func TestRefusedApp(t *testing.T) {
 	w := newWorld(t, nil)
 	a, other := w.app(2001), w.app(2002)
 	a.want("empty", "get")
-	w.mu.Lock()
-	w.refusal = gate.ErrQuarantined
-	w.mu.Unlock()
+	w.monitor.Refuse(gate.ErrQuarantined)
 	a.want(failed, "crash")
 	a.want(failed, "get")
 	other.want(failed, "get")
-	w.mu.Lock()
-	w.refusal = nil
-	w.mu.Unlock()
+	w.monitor.Refuse(nil)
 	a.want("empty", "get")
 	other.want("empty", "get")
 }
@@ -225,7 +222,7 @@ func TestOneway(t *testing.T) {
 		}
 		w.await("the first app's oneway transactions are passed on", func() bool { return w.transactions("uid:2001") == uint64(1+4*(round+1)) })
 		two.ask("get")
-		in := w.byApp["uid:2001"].(engine.BrokeredInstance)
+		in := w.instance("uid:2001").(engine.BrokeredInstance)
 		if idle, err := in.BrokerIdle(); err != nil || !idle || !in.Dormant() {
 			t.Fatalf("the first app's instance: idle %v, dormant %v, %v", idle, in.Dormant(), err)
 		}
@@ -321,15 +318,7 @@ func (w *world) sample(most *atomic.Int32) func() {
 				return
 			case <-time.After(time.Millisecond):
 			}
-			w.mu.Lock()
-			var n int32
-			for _, in := range w.byApp {
-				if !in.Dormant() {
-					n++
-				}
-			}
-			w.mu.Unlock()
-			most.Store(max(most.Load(), n))
+			most.Store(max(most.Load(), int32(w.monitor.Active())))
 		}
 	}()
 	return func() {
@@ -347,10 +336,8 @@ func TestCheckpointPolicy(t *testing.T) {
 	}
 	a.want(failed, "crash")
 	a.want("d", "get")
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.captures < 2 || w.failed != nil {
-		t.Errorf("%d checkpoints, the last one: %v", w.captures, w.failed)
+	if c := w.monitor.Counts(); c.Captures < 2 || c.Failed != nil {
+		t.Errorf("%d checkpoints, the last one: %v", c.Captures, c.Failed)
 	}
 }
 
@@ -366,11 +353,7 @@ func TestProcesses(t *testing.T) {
 	}
 	one.want("0", "total")
 	one.kill()
-	w.await("the monitor is told that the app has ended", func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return len(w.left) == 1
-	})
+	w.await("the monitor is told that the app has ended", func() bool { return w.monitor.Counts().Left == 1 })
 	two.want("empty", "get")
 	if n := len(w.broker.Stats()); n != 1 {
 		t.Errorf("%d apps are left", n)
@@ -391,8 +374,15 @@ func TestTakeover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handle, image := w.svc.Handle(), w.images["uid:2001"].Handle()
-	instances := map[string]engine.Instance{"uid:2001": w.byApp["uid:2001"], "uid:2002": w.byApp["uid:2002"]}
+	handle := w.svc.Handle()
+	saved := map[instance.App][2]json.RawMessage{}
+	for _, key := range []instance.App{"uid:2001", "uid:2002"} {
+		in, img := w.monitor.Of(key)
+		saved[key] = [2]json.RawMessage{in.Handle(), nil}
+		if img != nil {
+			saved[key] = [2]json.RawMessage{in.Handle(), img.Handle()}
+		}
+	}
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -400,7 +390,7 @@ func TestTakeover(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.want("error: binder object 1, code 2: object is dead", "get")
-	w.takeOver(state, handle, image, instances)
+	w.takeOver(state, handle, saved)
 	for _, a := range []*app{one, two} {
 		a.want("1", "deaths")
 		a.want("ok", "find")
@@ -414,7 +404,8 @@ func TestTakeover(t *testing.T) {
 	one.want("1", "deaths")
 }
 
-func (w *world) takeOver(state, handle, image []byte, instances map[string]engine.Instance) {
+// takeOver makes another broker and recovers the service for it, with the handles of each app's instance and image.
+func (w *world) takeOver(state, handle json.RawMessage, saved map[instance.App][2]json.RawMessage) {
 	w.t.Helper()
 	w.newBroker()
 	b, err := w.broker.Resume(state)
@@ -425,18 +416,19 @@ func (w *world) takeOver(state, handle, image []byte, instances map[string]engin
 	if w.svc, err = fork.New().Recover(ctx, w.target(b), handle); err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() {
-		if err := w.svc.Destroy(); err != nil {
-			w.t.Error(err)
-		}
-	})
-	for key, old := range instances {
-		if w.byApp[keyOf(key)], err = w.svc.OpenInstance(ctx, old.Handle()); err != nil {
+	w.adopted()
+	for key, handles := range saved {
+		in, err := w.svc.OpenInstance(ctx, handles[0])
+		if err != nil {
 			w.t.Fatal(err)
 		}
-	}
-	if w.images["uid:2001"], err = w.svc.OpenImage(ctx, image); err != nil {
-		w.t.Fatal(err)
+		var img engine.Image
+		if handles[1] != nil {
+			if img, err = w.svc.OpenImage(ctx, handles[1]); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+		w.monitor.Put(key, in, img)
 	}
 	w.serve()
 }
@@ -459,7 +451,7 @@ func TestDeaths(t *testing.T) {
 		answer := steady.begin("hammer", 10)
 		time.Sleep(time.Duration(round) * 3 * time.Millisecond)
 		victims[0].kill()
-		w.killInstance("uid:2003")
+		w.monitor.KillInstance("uid:2003")
 		victims[1].kill()
 		victims[2].kill()
 		if got := answer(); got != "ok" {

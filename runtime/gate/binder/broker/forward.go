@@ -39,6 +39,9 @@ func (c *call) recycle() {
 	calls.Put(c)
 }
 
+// staleLimit is how long a transaction waits for the death of an instance to be noticed.
+const staleLimit = 5 * time.Second
+
 // Transact passes a transaction on to the copy of the object that belongs to the sender.
 func (in *standIn) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
 	b := in.broker
@@ -69,10 +72,11 @@ func (in *standIn) Transact(tx *binder.Transaction, reply *binder.Parcel) error 
 		b.log.WithField("uid", tx.SenderUID).WithError(err).Warn("a transaction is refused")
 		return binder.StatusPermissionDenied
 	}
+	begun := time.Now()
 	for tries := 0; ; tries++ {
 		copies, err := b.enter(a)
-		if errors.Is(err, engine.ErrGone) { // nothing was sent; whoever has noticed puts another in its place
-			time.Sleep(time.Millisecond)
+		if errors.Is(err, errStale) && time.Since(begun) < staleLimit {
+			time.Sleep(time.Millisecond) // whoever has noticed puts another in its place
 			tries--
 			continue
 		}

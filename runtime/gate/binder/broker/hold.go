@@ -107,19 +107,42 @@ func (b *Broker) due(a *app) {
 		}
 		trigger = string(spec.CheckpointEvery)
 	case spec.CheckpointInterval:
-		if time.Now().UnixNano()-a.captured < int64(p.Interval) {
+		if rest := p.Interval - time.Since(a.captured); rest > 0 {
+			b.dueIn(a, rest)
 			return
 		}
 		trigger = string(spec.CheckpointInterval)
 	default:
 		return
 	}
-	a.since, a.captured = 0, time.Now().UnixNano()
+	a.since, a.captured = 0, time.Now()
 	a.wanted++ // until the checkpoint has taken the app: nobody comes between
 	b.spawn(func() { b.checkpoint(a, trigger) })
 	if b.closed {
 		a.wanted--
 	}
+}
+
+// dueIn looks again when the interval is over: the app may not call until then. mu is held.
+func (b *Broker) dueIn(a *app, rest time.Duration) {
+	if a.timed {
+		return
+	}
+	a.timed = true
+	timer := time.NewTimer(rest)
+	b.spawn(func() {
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-b.ctx.Done():
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		a.timed = false
+		if a.since > 0 && b.ctx.Err() == nil {
+			b.due(a)
+		}
+	})
 }
 
 // checkpoint captures the app's instance by policy. The app goes on without it if that fails.

@@ -56,7 +56,10 @@ const (
 
 var waiters = sync.Pool{New: func() any { return &waiter{wake: make(chan verdict, 1)} }}
 
-var errBusy = errors.New("too many transactions wait")
+var (
+	errBusy  = errors.New("too many transactions wait")
+	errStale = errors.New("the instance has died, and nothing was sent to it")
+)
 
 // enter waits until a transaction of a may go on, and returns the copies that it may use until leave.
 func (b *Broker) enter(a *app) (*copies, error) {
@@ -100,7 +103,7 @@ func (b *Broker) enter(a *app) (*copies, error) {
 		}
 		if a.copies.uses == 0 { // it has died, and nobody has noticed yet
 			b.leaveLocked(a)
-			return nil, engine.ErrGone
+			return nil, errStale
 		}
 		a.copies.uses++
 		return a.copies, nil

@@ -19,8 +19,8 @@ import (
 	"corsa.dev/corsa/binderfs/servicemanager"
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fork"
-	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/gate/binder/broker"
+	"corsa.dev/corsa/runtime/gate/binder/broker/brokertest"
 	"corsa.dev/corsa/runtime/instance"
 	"corsa.dev/corsa/spec"
 )
@@ -65,19 +65,9 @@ type world struct {
 	svc     engine.Service
 	broker  *broker.Broker
 	service spec.Service
+	monitor *brokertest.Monitor
 	stop    func() error
-
-	mu       sync.Mutex
-	byApp    map[instance.App]engine.Instance
-	images   map[instance.App]engine.Image // the newest of each
-	crashes  int
-	left     []instance.App
-	captures int
-	failed   error // of the last checkpoint by policy
-	refusal  error // that Instance and Crashed return
 }
-
-var _ gate.Monitor = (*world)(nil)
 
 func newWorld(t testing.TB, change func(*spec.Service)) *world {
 	t.Helper()
@@ -91,7 +81,7 @@ func newWorld(t testing.TB, change func(*spec.Service)) *world {
 func prepareWorld(t testing.TB, change func(*spec.Service), manner ...string) *world {
 	t.Helper()
 	w := &world{
-		t: t, device: newDevice(t), byApp: map[instance.App]engine.Instance{}, images: map[instance.App]engine.Image{},
+		t: t, device: newDevice(t), monitor: brokertest.NewMonitor(),
 		service: spec.Service{
 			AppKey: spec.AppKeyUID, Concurrency: spec.Strict, Checkpoint: spec.CheckpointPolicy{Mode: spec.CheckpointManual},
 			OnCrash: spec.CrashPolicy{Mode: spec.CrashRestore},
@@ -145,7 +135,7 @@ func (w *world) newBroker() {
 	log.SetOutput(w.t.Output())
 	var err error
 	w.broker, err = broker.New(broker.Config{
-		Service: &w.service, Monitor: w, Device: w.device, Variant: servicemanager.AIDL3, Log: logrus.NewEntry(log),
+		Service: &w.service, Monitor: w.monitor, Device: w.device, Variant: servicemanager.AIDL3, Log: logrus.NewEntry(log),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -195,6 +185,12 @@ func (w *world) adopt() {
 	if w.svc, err = fork.New().Adopt(context.Background(), w.target(b)); err != nil {
 		w.t.Fatal(err)
 	}
+	w.adopted()
+}
+
+// adopted has the service's end seen to.
+func (w *world) adopted() {
+	w.monitor.SetService(w.svc)
 	w.t.Cleanup(func() {
 		if err := w.svc.Destroy(); err != nil {
 			w.t.Error(err)
@@ -225,102 +221,18 @@ func (w *world) app(uid uint32) *app {
 	return a
 }
 
-func (w *world) branch(ctx context.Context, key instance.App) (engine.Instance, error) {
-	img := w.images[key]
-	if img == nil {
-		img = w.svc.Base()
-	}
-	in, _, err := w.svc.Branch(ctx, img, nil)
-	if err == nil {
-		w.byApp[key] = in
-	}
-	return in, err
-}
-
-// Instance implements gate.Monitor.
-func (w *world) Instance(ctx context.Context, key instance.App) (engine.Instance, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.refusal != nil {
-		return nil, w.refusal
-	}
-	if in := w.byApp[key]; in != nil {
-		return in, nil
-	}
-	return w.branch(ctx, key)
-}
-
-// Checkpoint implements gate.Monitor.
-func (w *world) Checkpoint(ctx context.Context, key instance.App, _ string, conns engine.Conns) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	img, _, err := w.svc.Checkpoint(ctx, w.byApp[key], conns)
-	w.failed = err
-	if err != nil {
-		return err
-	}
-	w.captures++
-	w.images[key] = img
-	return nil
-}
-
-// Crashed implements gate.Monitor.
-func (w *world) Crashed(ctx context.Context, key instance.App, _ engine.Exit, _ []engine.ConnID) (gate.Replacement, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.crashes++
-	if err := w.byApp[key].Kill(); err != nil && !errors.Is(err, engine.ErrGone) {
-		return gate.Replacement{}, err
-	}
-	delete(w.byApp, key)
-	if w.refusal != nil {
-		return gate.Replacement{}, w.refusal
-	}
-	in, err := w.branch(ctx, key)
-	return gate.Replacement{Instance: in}, err
-}
-
-// Left implements gate.Monitor.
-func (w *world) Left(_ context.Context, key instance.App) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.left = append(w.left, key)
-	in := w.byApp[key]
-	delete(w.byApp, key)
-	if in == nil {
-		return nil
-	}
-	return in.Kill()
-}
-
 // checkpoint captures the app's instance, as corsa checkpoint does.
 func (w *world) checkpoint(key instance.App) error {
-	return w.broker.Hold(context.Background(), key, func(ctx context.Context, held gate.Held) (gate.Replacement, error) {
-		return gate.Replacement{}, w.Checkpoint(ctx, key, "manual", held.Conns)
-	})
+	return w.monitor.Capture(context.Background(), w.broker, key)
 }
 
 // restore replaces the app's instance by its newest checkpoint, as corsa restore does.
 func (w *world) restore(key instance.App) error {
-	return w.broker.Hold(context.Background(), key, func(ctx context.Context, held gate.Held) (gate.Replacement, error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		old := held.Instance
-		in, err := w.branch(ctx, key)
-		if err != nil {
-			return gate.Replacement{}, err
-		}
-		return gate.Replacement{Instance: in}, old.Kill()
-	})
+	return w.monitor.Restore(context.Background(), w.broker, key)
 }
 
-func keyOf(s string) instance.App { return instance.App(s) }
-
-// killInstance kills the process of the app's instance, if it has one.
-func (w *world) killInstance(key instance.App) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if in := w.byApp[key]; in != nil {
-		_ = unix.Kill(in.PID(), unix.SIGKILL) // it may have died meanwhile
-	}
+// instance returns the app's instance, nil if it has none.
+func (w *world) instance(key instance.App) engine.Instance {
+	in, _ := w.monitor.Of(key)
+	return in
 }
