@@ -4,9 +4,10 @@
  *
  * binder_proc_transaction() is where a request (never a reply) is queued for
  * the process that it is for. It is called with no lock held, from a system
- * call. Calls that concern a gate are sent to gated() instead, which may sleep
- * and then calls the original. What happens to transactions later is told by
- * the driver's own tracepoints.
+ * call. A driver that has a place for a gate there (driver/binder_gate_hook.h)
+ * calls us. In any other a kprobe sends the calls that concern a gate to
+ * gated(), which may sleep and then calls the original. What happens to
+ * transactions later is told by the driver's own tracepoints.
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -21,11 +22,20 @@
 #include "symbols.h"
 
 static DEFINE_MUTEX(hook_lock);
-static bool hooked;
+static u32 kind; /* enum corsa_binder_hook; 0: not yet */
 
 int corsa_proto_original(struct binder_transaction *t, struct binder_proc *proc,
 			 struct binder_thread *thread);
 DEFINE_STATIC_CALL_NULL(corsa_original, corsa_proto_original);
+
+typedef int (*queue_t)(struct binder_transaction *t, struct binder_proc *proc,
+		       struct binder_thread *thread);
+typedef int (*gate_t)(struct binder_transaction *t, struct binder_proc *proc,
+		      struct binder_thread *thread, queue_t queue);
+
+/* As in driver/binder_gate_hook.h. */
+void corsa_proto_set_gate(gate_t gate);
+DEFINE_STATIC_CALL_NULL(corsa_set_gate, corsa_proto_set_gate);
 
 /* Tasks between the probe and the end of gated(). */
 static atomic_t inside = ATOMIC_INIT(0);
@@ -43,16 +53,24 @@ static noinline int call_original(struct binder_transaction *t,
 	return ret;
 }
 
-static int gated(struct binder_transaction *t, struct binder_proc *proc,
-		 struct binder_thread *thread)
+static int pass(struct binder_transaction *t, struct binder_proc *proc,
+		struct binder_thread *thread, queue_t queue)
 {
 	int debug_id = t->debug_id; /* once it is queued t may go any time */
 	int ret = corsa_gate_pass(t, proc, thread);
 
 	if (!ret) {
-		ret = call_original(t, proc, thread);
+		ret = queue(t, proc, thread);
 		corsa_ticket_queued(debug_id, !ret);
 	}
+	return ret;
+}
+
+static int gated(struct binder_transaction *t, struct binder_proc *proc,
+		 struct binder_thread *thread)
+{
+	int ret = pass(t, proc, thread, call_original);
+
 	atomic_dec(&inside);
 	return ret;
 }
@@ -64,18 +82,32 @@ static bool has_gate(struct task_struct *task)
 	return session && READ_ONCE(session->gate) && !READ_ONCE(session->over);
 }
 
+static bool concerns_gate(const struct binder_proc *proc)
+{
+	bool ret;
+
+	rcu_read_lock();
+	ret = has_gate(proc->tsk) || has_gate(current);
+	rcu_read_unlock();
+	return ret;
+}
+
+/* The driver's own hook. */
+static int gate(struct binder_transaction *t, struct binder_proc *proc,
+		struct binder_thread *thread, queue_t queue)
+{
+	return concerns_gate(proc) ? pass(t, proc, thread, queue) :
+				     queue(t, proc, thread);
+}
+
 /* In the kprobe nothing is decided: it may not sleep. */
 static int before_transaction(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct binder_proc *proc = (void *)regs_get_kernel_argument(regs, 1);
-	bool ours;
 
 	if (!behind && within_module(*(unsigned long *)regs->sp, THIS_MODULE))
 		return 0;
-	rcu_read_lock();
-	ours = has_gate(proc->tsk) || has_gate(current);
-	rcu_read_unlock();
-	if (!ours)
+	if (!concerns_gate(proc))
 		return 0;
 	atomic_inc(&inside);
 	instruction_pointer_set(regs, (unsigned long)gated);
@@ -265,12 +297,25 @@ static int join_kprobe(void)
 	return 0;
 }
 
+/* Does the driver have a place for a gate? */
+static bool join_driver(void)
+{
+	unsigned long address = corsa_symbols_find("binder_set_gate");
+
+	if (!address)
+		return false;
+	static_call_update(corsa_set_gate,
+			   (typeof(&corsa_proto_set_gate))address);
+	static_call(corsa_set_gate)(gate);
+	return true;
+}
+
 int corsa_hook_driver(void)
 {
 	int ret = 0;
 
 	mutex_lock(&hook_lock);
-	if (hooked)
+	if (kind)
 		goto unlock;
 	ret = corsa_driver_init();
 	if (ret)
@@ -278,11 +323,15 @@ int corsa_hook_driver(void)
 	ret = join_points();
 	if (ret)
 		goto unlock;
+	if (join_driver()) {
+		kind = CORSA_BINDER_DRIVER;
+		goto unlock;
+	}
 	ret = join_kprobe();
 	if (ret)
 		leave_points();
 	else
-		hooked = true;
+		kind = CORSA_BINDER_KPROBE;
 unlock:
 	mutex_unlock(&hook_lock);
 	return ret;
@@ -290,17 +339,24 @@ unlock:
 
 u32 corsa_hook_kind(void)
 {
-	return CORSA_BINDER_KPROBE;
+	return kind;
+}
+
+static void leave_kprobe(void)
+{
+	unregister_kprobe(&probe);
+	while (atomic_read(&inside))
+		schedule_timeout_uninterruptible(1);
 }
 
 /* No session is left, so nobody comes in any more. */
 void corsa_binder_exit(void)
 {
-	if (hooked) {
-		unregister_kprobe(&probe);
+	if (kind == CORSA_BINDER_DRIVER)
+		static_call(corsa_set_gate)(NULL);
+	else if (kind)
+		leave_kprobe();
+	if (kind)
 		leave_points();
-		while (atomic_read(&inside))
-			schedule_timeout_uninterruptible(1);
-	}
 	corsa_shadow_exit();
 }

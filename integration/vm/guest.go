@@ -99,11 +99,11 @@ func payload(path string) string {
 // modules adds every module that was built for the kernel below /lib/vm, and the list of those to be loaded.
 func (o *Options) modules(c *cpioWriter, k Kernel) error {
 	var list strings.Builder
-	for _, name := range []string{"binder", "corsa"} {
+	for _, name := range ModuleNames {
 		path, built := k.Module(name)
-		file := filepath.Base(path)
+		file := name + ".ko"
 		if name == "corsa" && o.CorsaModule != "" {
-			path, file, built = o.CorsaModule, "corsa.ko", true
+			path, built = o.CorsaModule, true
 		}
 		if built {
 			c.tree(payload("/lib/vm/"+file), path)
@@ -113,7 +113,7 @@ func (o *Options) modules(c *cpioWriter, k Kernel) error {
 				return fmt.Errorf("module %s is not built for kernel %s; run: make vm-deps", name, k.Name)
 			}
 			_, arguments, _ := strings.Cut(o.Load[i], " ")
-			if name == "binder" {
+			if name != "corsa" {
 				// With names there, each new mount would come with devices of these names.
 				arguments = strings.TrimSpace("devices= " + arguments)
 			}
@@ -121,8 +121,8 @@ func (o *Options) modules(c *cpioWriter, k Kernel) error {
 		}
 	}
 	for _, m := range o.Load {
-		if name, _, _ := strings.Cut(m, " "); name != "binder" && name != "corsa" {
-			return fmt.Errorf("unknown module %q: binder and corsa can be loaded", m)
+		if name, _, _ := strings.Cut(m, " "); !slices.Contains(ModuleNames, name) {
+			return fmt.Errorf("unknown module %q: these can be loaded: %s", m, strings.Join(ModuleNames, ", "))
 		}
 	}
 	c.bytes("payload/etc/vm/modules", 0o644, list.String())

@@ -113,9 +113,12 @@ func openKernel(dir string) (Kernel, error) {
 	return k, err
 }
 
-// Module is the path on the host of a module that was built for the kernel, "binder" or "corsa"; false: it was not.
+// Module is the path on the host of a module that was built for the kernel, "binder", "binder-hook" (the same driver with
+// a place for corsa's gate) or "corsa"; false: it was not.
 func (k Kernel) Module(name string) (string, bool) {
-	path := map[string]string{"binder": "binder/binder_linux.ko", "corsa": "kmod/corsa.ko"}[name]
+	path := map[string]string{
+		"binder": "binder/binder_linux.ko", "binder-hook": "binder-hook/binder_linux.ko", "corsa": "kmod/corsa.ko",
+	}[name]
 	if path == "" {
 		return "", false
 	}
@@ -123,6 +126,9 @@ func (k Kernel) Module(name string) (string, bool) {
 	_, err := os.Stat(path)
 	return path, err == nil
 }
+
+// ModuleNames lists what Module knows, in the order in which modules are loaded.
+var ModuleNames = []string{"binder", "binder-hook", "corsa"}
 
 // Selftest is the path on the host of a test program that comes with the kernel's source: "binderfs_test".
 func (k Kernel) Selftest(name string) string { return filepath.Join(k.dir, name) }

@@ -71,11 +71,15 @@ func TestModule(t *testing.T) {
 	each(t, func(t *testing.T, k vm.Kernel) { cTests(t, k, k.ModuleTest(), loadCorsa(t, k)) })
 }
 
-// So does its Binder gate, with the driver of each kernel.
+// So does its Binder gate, with the driver of each kernel: as it is, and with a place for the gate.
 func TestBinderGate(t *testing.T) {
-	each(t, func(t *testing.T, k vm.Kernel) {
-		cTests(t, k, k.GateTest(), append([]string{"binder"}, loadCorsa(t, k)...))
-	})
+	for _, driver := range []string{"binder", "binder-hook"} {
+		t.Run(driver, func(t *testing.T) {
+			each(t, func(t *testing.T, k vm.Kernel) {
+				cTests(t, k, k.GateTest(), append([]string{driver}, loadCorsa(t, k)...))
+			})
+		})
+	}
 }
 
 // cTests runs a program of tests in C with the modules of load, and unloads corsa then.

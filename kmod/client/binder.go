@@ -49,12 +49,16 @@ type BinderHook uint32
 
 // The hooks, as in the header.
 const (
-	HookKprobe BinderHook = 1 + iota // an unchanged driver
+	HookKprobe BinderHook = 1 + iota // an unchanged driver, by a kprobe
+	HookDriver                       // a driver with a place for it
 )
 
 func (h BinderHook) String() string {
-	if h == HookKprobe {
+	switch h {
+	case HookKprobe:
 		return "kprobe"
+	case HookDriver:
+		return "driver"
 	}
 	return fmt.Sprintf("hook %d", uint32(h))
 }

@@ -626,6 +626,7 @@ enum corsa_binder_key {
 
 enum corsa_binder_hook {
 	CORSA_BINDER_KPROBE = 1, /* an unchanged driver, by a kprobe */
+	CORSA_BINDER_DRIVER,	/* by the driver's own binder_set_gate() */
 };
 
 /*

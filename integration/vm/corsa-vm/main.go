@@ -72,7 +72,7 @@ func command() *cobra.Command {
 	p.IntVarP(&f.memory, "memory", "m", 512, "memory in MiB")
 	p.StringArrayVarP(&f.programs, "program", "p", nil, "put this machine's `PROGRAM` with its libraries on the VM's disk (repeatable)")
 	p.StringArrayVarP(&f.files, "file", "f", nil, "put a file or directory into the VM: `HOST[:GUEST]` (repeatable; default /root/NAME)")
-	p.StringArrayVarP(&f.load, "load", "l", nil, "load a module first: `'NAME [PARAMETERS]'`, binder or corsa (repeatable)")
+	p.StringArrayVarP(&f.load, "load", "l", nil, "load a module first: `'NAME [PARAMETERS]'`, binder, binder-hook or corsa (repeatable)")
 	p.StringVar(&f.corsa, "corsa-module", "", "use this `FILE` as corsa.ko")
 	p.StringArrayVar(&f.append, "append", nil, "`ARGUMENT` for the kernel's command line (repeatable)")
 	p.StringArrayVarP(&f.env, "env", "e", nil, "`NAME=VALUE` for the command (repeatable)")
@@ -166,7 +166,7 @@ func list() error {
 	fmt.Printf("%-10s %-24s %-22s %s\n", "KERNEL", "RELEASE", "DEBIAN", "MODULES")
 	for _, k := range all {
 		var modules []string
-		for _, name := range []string{"binder", "corsa"} {
+		for _, name := range vm.ModuleNames {
 			if _, ok := k.Module(name); ok {
 				modules = append(modules, name)
 			}
