@@ -123,21 +123,20 @@ void corsa_gate_end(struct corsa_session *session)
 	gate->shadow = NULL;
 }
 
-static void free_gate(struct rcu_head *head)
-{
-	struct corsa_gate *gate = container_of(head, struct corsa_gate, rcu);
-
-	corsa_refs_free(gate->refs);
-	kfree(gate);
-}
-
-/* Those who found the gate have a reference, or are under RCU. */
+/*
+ * Those who found the gate have a reference, or are under RCU. It is waited for
+ * here, and not in a callback: refs has locks that are not for softirqs.
+ */
 void corsa_gate_free(struct corsa_session *session)
 {
 	struct corsa_gate *gate = session->gate;
 
 	if (!gate)
 		return;
+	synchronize_rcu();
 	corsa_routes_free(gate);
-	call_rcu(&gate->rcu, free_gate);
+	/* Callers that were turned away at the end have given theirs back since. */
+	corsa_tickets_drop(gate);
+	corsa_refs_free(gate->refs);
+	kfree(gate);
 }

@@ -83,15 +83,16 @@ static void work(struct callback_head *head)
 
 void corsa_thread_kick(struct corsa_thread *thread)
 {
-	if (test_and_set_bit(0, &thread->queued)) {
+	/* Found under RCU, it may just have been forgotten: it needs no call. */
+	if (!kref_get_unless_zero(&thread->ref))
+		return;
+	if (test_and_set_bit(0, &thread->queued))
 		/* It may only have been marked. */
 		corsa_call(wake_up_state)(thread->task, TASK_INTERRUPTIBLE);
-		return;
-	}
-	corsa_thread_get(thread);
+	else if (!task_work_add(thread->task, &thread->work, TWA_SIGNAL))
+		return; /* the reference is the work's */
 	/* ESRCH: it is past its last user instruction. */
-	if (task_work_add(thread->task, &thread->work, TWA_SIGNAL))
-		corsa_thread_put(thread);
+	corsa_thread_put(thread);
 }
 
 void corsa_thread_mark(struct corsa_thread *thread)
