@@ -22,6 +22,7 @@ var roles = roletest.Roles{
 		return m.Close, nil
 	},
 	"service": func(device string) (func() error, error) { return startService(device, "service") },
+	"relay":   startRelay,
 }
 
 func TestMain(m *testing.M) { roletest.Main(m, roles) }
@@ -59,7 +60,8 @@ const (
 	codeSleep
 	codeIdentity
 	codeNewObject
-	codeAsync // oneway: answers through the object in the request
+	codeEchoObjects // returns a number and two objects
+	codeAsync       // oneway: answers through the object in the request
 )
 
 type service struct {
@@ -123,6 +125,15 @@ func (s *service) Transact(tx *binder.Transaction, reply *binder.Parcel) error {
 			return err
 		}
 		reply.WriteBinder(o)
+	case codeEchoObjects:
+		reply.WriteInt32(r.Int32())
+		for range 2 {
+			b := r.Binder()
+			if ref, ok := b.(*binder.Ref); ok {
+				tx.AfterReply(ref.Release)
+			}
+			reply.WriteBinder(b)
+		}
 	case codeAsync:
 		ref := r.Ref()
 		if err := r.Err(); err != nil {
@@ -184,14 +195,22 @@ func writeToEach(r *binder.Reader) error {
 	return r.Err()
 }
 
+// relayed has connect put a relay before the service.
+var relayed bool
+
 // connect starts a manager and a service and returns a connection and a reference to the service.
 func connect(t testing.TB, o binder.Options) (*binder.Conn, *binder.Ref) {
 	t.Helper()
 	device := roletest.Device(t)
 	roletest.Start(t, "manager", device)
 	roletest.Start(t, "service", device)
+	name := "service"
+	if relayed {
+		roletest.Start(t, "relay", device)
+		name = "relayed.service"
+	}
 	conn := open(t, device, o)
-	return conn, get(t, conn, "service")
+	return conn, get(t, conn, name)
 }
 
 func get(t testing.TB, conn *binder.Conn, name string) *binder.Ref {

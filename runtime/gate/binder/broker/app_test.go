@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,7 +153,7 @@ func (c *client) do(verb, argument string) (string, error) {
 	number, _ := strconv.ParseInt(argument, 10, 64)
 	switch verb {
 	case "find":
-		return c.find(ctx)
+		return c.find(ctx, cmp.Or(argument, serviceName))
 	case "deaths":
 		return strconv.Itoa(int(c.deaths.Load())), nil
 	case "ping":
@@ -226,9 +227,9 @@ func (c *client) doObjects(verb string, p *binder.Parcel, reply *binder.Reply, c
 	return "", errors.New("unknown verb")
 }
 
-func (c *client) find(ctx context.Context) (string, error) {
+func (c *client) find(ctx context.Context, name string) (string, error) {
 	var err error
-	if c.ref, err = servicemanager.NewClient(c.conn, servicemanager.AIDL3).Get(ctx, serviceName); err != nil {
+	if c.ref, err = servicemanager.NewClient(c.conn, servicemanager.AIDL3).Get(ctx, name); err != nil {
 		return "", err
 	}
 	_, err = c.ref.NotifyDeath(func() { c.deaths.Add(1) })

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/binderfs"
+	"corsa.dev/corsa/binderfs/binder"
 	"corsa.dev/corsa/binderfs/servicemanager"
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fork"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	run := map[string]func(string) error{"service": serveStore, "app": runApp, "manager": runManager}[role]
+	run := map[string]func(string) error{"service": serveStore, "app": runApp, "manager": runManager, "relay": runRelay}[role]
 	if err := run(device); err != nil {
 		fmt.Fprintln(os.Stderr, role+":", err)
 		os.Exit(1)
@@ -48,6 +49,36 @@ func runManager(device string) error {
 	fmt.Println("ready")
 	<-m.Failed()
 	return m.Err()
+}
+
+// relayName is that of an object which passes everything on to the service, and does nothing else that the broker does.
+const relayName = "test.relay"
+
+func runRelay(device string) error {
+	conn, err := binder.Open(device, binder.Options{Threads: 4})
+	if err != nil {
+		return err
+	}
+	manager := servicemanager.NewClient(conn, servicemanager.AIDL3)
+	ref, err := manager.Get(context.Background(), serviceName)
+	if err != nil {
+		return err
+	}
+	relays := sync.Pool{New: func() any { return new(binder.Relay) }}
+	o, err := conn.NewRawObject(binder.HandlerFunc(func(tx *binder.Transaction, reply *binder.Parcel) error {
+		x := relays.Get().(*binder.Relay)
+		x.Request(tx)
+		return x.Transact(tx, ref, reply, func() { relays.Put(x) })
+	}))
+	if err == nil {
+		err = manager.Add(context.Background(), relayName, o)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	<-conn.Failed()
+	return conn.Err()
 }
 
 // crash dies by a signal that Go does not turn into anything else.
