@@ -71,13 +71,14 @@ bundle() {
 call() {
 	local uid=$1 root=$dir/bundle/rootfs
 	shift
-	# Its exit code says nothing. Its libraries are not those of this system.
-	setpriv --reuid "$uid" --regid "$uid" --clear-groups "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path \
-		"$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/binder-call" -d /dev/binder waydroidclipboard "$@" 2>&1 || true
+	# Its exit code says nothing, and it ends what it prints with a blank. Its libraries are not those of this system.
+	{ setpriv --reuid "$uid" --regid "$uid" --clear-groups "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path \
+		"$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/binder-call" -d /dev/binder waydroidclipboard "$@" 2>&1 || true; } |
+		sed 's/ *$//'
 }
 
 # show UID WHAT OUTCOME prints what a user did.
-show() { printf '  %s%s>%s %-38s %s\n' "$dim" "$1" "$plain" "$2" "$3"; }
+show() { printf '  %s%4s>%s %-38s %s\n' "$dim" "$1" "$plain" "$2" "$3"; }
 
 # copies UID TEXT
 copies() {
@@ -106,7 +107,8 @@ same_process() {
 
 step "Waydroid's clipboard service, unmodified, for every user its own; apps are libgbinder's binder-call"
 bundle
-corsa run --detach --bundle "$dir/bundle" "$id" </dev/null 2>&1 | cat
+# The service would hold a pipe that corsa's messages go into.
+corsa --log "$dir/log" run --detach --bundle "$dir/bundle" "$id" </dev/null >/dev/null 2>&1 || { cat "$dir/log" >&2; fail "corsa run failed"; }
 [[ -e $published/binder ]] || fail "the service's Binder device is not published"
 ln -s "$published/binder" /dev/binder
 server=$(pidof python3) || fail "the service does not run"
