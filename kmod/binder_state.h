@@ -61,7 +61,6 @@ struct corsa_route {
 };
 
 struct corsa_gate {
-	struct rcu_head rcu;
 	struct corsa_session *session;
 	u32 key;
 	u32 flags;
