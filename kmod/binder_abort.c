@@ -26,6 +26,19 @@ void corsa_abort_locked(struct corsa_gate *gate)
 	corsa_token_grant_locked(gate);
 }
 
+/* It will never be known to have been carried out. */
+static void untally_locked(struct corsa_gate *gate, u32 id)
+{
+	struct corsa_ticket *ticket;
+
+	list_for_each_entry(ticket, &gate->tickets, link) {
+		if (ticket->id != id || ticket->over || ticket->delivered)
+			continue;
+		corsa_route_tally_locked(gate, ticket, -1);
+		ticket->routed = false;
+	}
+}
+
 void corsa_gate_crashed(struct corsa_record *record)
 {
 	struct corsa_session *session = record->session;
@@ -38,6 +51,7 @@ void corsa_gate_crashed(struct corsa_record *record)
 	gate->ready = CORSA_NONE;
 	former = gate->crashed;
 	gate->crashed = corsa_record_get(record);
+	untally_locked(gate, record->id);
 	corsa_abort_locked(gate);
 	spin_unlock(&gate->lock);
 	if (former)

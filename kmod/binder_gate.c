@@ -187,8 +187,9 @@ static int obtain_locked(struct corsa_gate *gate, struct corsa_ticket *ticket,
 		if (ret)
 			return ret;
 	}
+	ticket->routed = route;
 	if (route)
-		corsa_route_count_locked(gate, route, ticket->oneway);
+		corsa_route_count_locked(gate, route);
 	if (corsa_token_free_locked(gate, ticket->id) ||
 	    calls_out_locked(gate, ticket->id)) {
 		corsa_token_take_locked(gate, ticket->id);
@@ -236,6 +237,7 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 	ticket->oneway = t->flags & TF_ONE_WAY;
 	ticket->proc = proc;
 	ticket->buffer = (uintptr_t)t->buffer->user_data;
+	ticket->key = key;
 	spin_lock(&gate->lock);
 	gate->stats.transactions++;
 	gate->stats.oneway += ticket->oneway;
@@ -245,6 +247,7 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 		if (ret || gate->over)
 			break;
 		corsa_ticket_put_in_locked(ticket);
+		corsa_route_tally_locked(gate, ticket, 1);
 		spin_unlock(&gate->lock);
 		ret = activate(gate, ticket->id, left);
 		if (!ret || ret == -ESRCH) {
@@ -253,6 +256,7 @@ static int enter(struct corsa_gate *gate, struct binder_proc *proc,
 		}
 		spin_lock(&gate->lock);
 		corsa_ticket_take_out_locked(ticket);
+		corsa_route_tally_locked(gate, ticket, -1);
 		if (ret == -ENOENT)
 			ret = lost_locked(gate, key, ticket->id, &left);
 		if (ret)

@@ -58,11 +58,24 @@ static void tell(struct corsa_gate *gate, const struct corsa_route *route,
 		.addr = route->key });
 }
 
-void corsa_route_count_locked(struct corsa_gate *gate,
-			      struct corsa_route *route, bool oneway)
+void corsa_route_tally_locked(struct corsa_gate *gate,
+			      const struct corsa_ticket *ticket, int by)
 {
-	route->transactions++;
-	route->oneway += oneway;
+	struct corsa_route *route;
+
+	if (!ticket->routed)
+		return;
+	route = corsa_route_find_locked(gate, ticket->key);
+	if (!route)
+		return;
+	route->transactions += by;
+	if (ticket->oneway)
+		route->oneway += by;
+}
+
+void corsa_route_count_locked(struct corsa_gate *gate,
+			      struct corsa_route *route)
+{
 	route->since++;
 	if (!route->every || route->since < route->every || route->due)
 		return;

@@ -36,12 +36,14 @@ struct corsa_ticket {
 	int debug_id;			/* the driver's, unique */
 	bool oneway;
 	bool outgoing;
+	bool routed;			/* incoming, by the route of key */
 	bool over;	/* but thread `by` has yet to read what is left of it */
 	bool delivered;			/* oneway: only the buffer is left */
 	pid_t by;
 	struct binder_proc *proc;	/* incoming: the device */
 	uintptr_t buffer;		/* incoming: as the process sees it */
 	struct task_struct *receiver;	/* outgoing: who handles it; a key */
+	u64 key;			/* incoming: of the app */
 };
 
 /* What is known of one app. Lives as long as the gate. */
@@ -178,7 +180,10 @@ struct corsa_route *corsa_route_locked(struct corsa_gate *gate, u64 key);
 struct corsa_route *corsa_route_find_locked(struct corsa_gate *gate, u64 key);
 /* A transaction of the route goes on. */
 void corsa_route_count_locked(struct corsa_gate *gate,
-			      struct corsa_route *route, bool oneway);
+			      struct corsa_route *route);
+/* A transaction goes on (1), or has come to nothing after all (-1). */
+void corsa_route_tally_locked(struct corsa_gate *gate,
+			      const struct corsa_ticket *ticket, int by);
 void corsa_route_want_locked(struct corsa_gate *gate, struct corsa_route *route);
 void corsa_routes_free(struct corsa_gate *gate);
 

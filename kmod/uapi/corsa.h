@@ -682,7 +682,7 @@ struct corsa_binder_route_info {
 	__u32 flags;
 	__u32 every;
 	__u32 since;		/* transactions since ROUTE or the last DUE */
-	__u64 transactions;	/* all, oneway included */
+	__u64 transactions;	/* oneway included; not those that a crash ended */
 	__u64 oneway;
 };
 
