@@ -49,13 +49,13 @@ func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
+	if state.Status != sandbox.Created {
+		return s.Start() // which says why not
+	}
 	if err := service.Prepare(ctx, ref, s, svc); err != nil {
 		return err
 	}
-	if err := s.Start(); err != nil {
-		return err
-	}
-	if err = service.Launch(ctx, ref, nil); err != nil {
+	if err = service.StartAndLaunch(ctx, ref, s, svc, nil); err != nil {
 		if kerr := s.Signal(unix.SIGKILL); !errors.Is(kerr, sandbox.ErrWrongState) {
 			err = errors.Join(err, kerr)
 		}

@@ -87,15 +87,12 @@ func (s *Service) binderContradictions(noDevices bool, report func(key, value, p
 		}
 		report(key, e.Address, gate+": one gate stands before one kind of clients", "no socket")
 	}
-	if s.Concurrency == Parallel {
-		report(KeyConcurrency, string(s.Concurrency), gate+": all instances are the same process, and one runs at a time", string(Strict))
-	}
 	if s.AppKey == AppKeyConnection {
 		report(KeyAppKey, string(s.AppKey), gate+": Binder has no connections", "uid, pid, cgroup")
 	}
-	if s.OnCrash.Mode == CrashRetry {
-		report(KeyOnCrash, s.OnCrash.String(), gate+": the driver has given the transaction away and keeps no copy; its caller is told that it "+
-			"has failed", "restore, stop")
+	if s.OnCrash.Mode == CrashRetry && s.Engine == "kmod" {
+		report(KeyOnCrash, s.OnCrash.String(), gate+" with "+KeyEngine+"=kmod: the driver has given the transaction away and keeps no copy; its "+
+			"caller is told that it has failed", "restore, stop; or engine fork")
 	}
 	if s.CrashReply != "" {
 		report(KeyCrashReply, FormatCrashReply(s.CrashReply), gate+": a call that dies with its instance fails by the driver's own error", "none")

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"corsa.dev/corsa/hooks"
+	"corsa.dev/corsa/spec"
 )
 
 // A container with the annotation of package hooks gets its binderfs from that hook, as it would under another runtime. It
@@ -28,9 +29,9 @@ const (
 )
 
 // addBinderHook adds the hook to the configuration of a container that wants it and does not have it already.
-func addBinderHook(cfg *configs.Config, o *Options, spec *specs.Spec) error {
-	list, ok := spec.Annotations[hooks.AnnotationDevices]
-	if !ok || runsBinderHook(spec) {
+func addBinderHook(cfg *configs.Config, o *Options, s *specs.Spec) error {
+	list, ok := s.Annotations[hooks.AnnotationDevices]
+	if !ok || runsBinderHook(s) {
 		return nil
 	}
 	if _, err := hooks.ParseDevices(list); err != nil {
@@ -55,9 +56,29 @@ func addBinderHook(cfg *configs.Config, o *Options, spec *specs.Spec) error {
 	return nil
 }
 
+// mountBinder mounts the binderfs of a Binder service in such a way that the driver tells what it knows of the devices, which
+// a broker needs. For others the hook mounts it. Only the initial user namespace may have that.
+func mountBinder(s *specs.Spec) {
+	const mount = "/dev/binderfs"
+	if s.Annotations[spec.KeyGate] != spec.GateBinder {
+		return
+	}
+	for _, n := range s.Linux.Namespaces {
+		if n.Type == specs.UserNamespace {
+			return
+		}
+	}
+	if slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == mount }) {
+		return
+	}
+	s.Mounts = append(s.Mounts, specs.Mount{
+		Destination: mount, Type: "binder", Source: "binder", Options: []string{"nosuid", "noexec", "stats=global"},
+	})
+}
+
 // runsBinderHook tells whether somebody else, such as podman, has put the hook into the bundle.
-func runsBinderHook(spec *specs.Spec) bool {
-	return spec.Hooks != nil && slices.ContainsFunc(spec.Hooks.CreateRuntime, func(h specs.Hook) bool {
+func runsBinderHook(s *specs.Spec) bool {
+	return s.Hooks != nil && slices.ContainsFunc(s.Hooks.CreateRuntime, func(h specs.Hook) bool {
 		return filepath.Base(h.Path) == standaloneHook
 	})
 }

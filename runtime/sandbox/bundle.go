@@ -73,6 +73,7 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 			m.Source = absFrom(bundle, m.Source)
 		}
 	}
+	mountBinder(&s)
 	rootless := os.Geteuid() != 0
 	cfg, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:      cmp.Or(o.CgroupName, o.ID),

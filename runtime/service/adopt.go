@@ -46,6 +46,15 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 		return fmt.Errorf("container %q declares no service: its bundle has no annotation %s*", m.ref.ID, spec.Prefix)
 	}
 	m.svc = svc
+	brokered, err := Brokered(svc)
+	if err != nil {
+		return err
+	}
+	if brokered {
+		if err := m.startBrokered(); err != nil {
+			return err
+		}
+	}
 	pid, err := m.box.ServicePID(ctx)
 	if err != nil {
 		return m.explain(err)
@@ -65,9 +74,13 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 	if err != nil {
 		return m.explain(err)
 	}
+	brokerState, err := m.brokerState()
+	if err != nil {
+		return errors.Join(err, m.eng.Destroy())
+	}
 	m.rec = &record{
 		Version: recordVersion, Service: *svc, PID: pid, Listeners: listeners, Engine: eng.Name(), State: m.eng.Handle(),
-		Created: time.Now(), Output: output != nil,
+		Created: time.Now(), Output: output != nil, Broker: brokerState,
 	}
 	if m.ledger, err = createLedger(l.journal(), svc, m.ref.ID, m.eng.Base().Handle()); err != nil {
 		return errors.Join(err, m.eng.Destroy())
@@ -85,15 +98,22 @@ func (m *Monitor) explain(err error) error {
 }
 
 func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
-	return engine.Target{
-		PID: pid, Shared: m.svc.Shared, Listeners: listeners, Binder: binderTarget(m.svc), Dir: m.ref.layout().sockets(), Log: m.log,
+	t := engine.Target{
+		PID: pid, Shared: m.svc.Shared, Listeners: listeners, Broker: m.brokerTarget, Dir: m.ref.layout().sockets(), Log: m.log,
 	}
+	if m.inDriver() {
+		t.Binder = binderTarget(m.svc)
+	}
+	return t
 }
 
 // prepare waits until the service can be adopted: it can be called, is warm, and rests.
 func (m *Monitor) prepare(ctx context.Context, pid int) error {
 	if err := within(ctx, listenLimit, func(ctx context.Context) error {
-		if m.svc.Gate == spec.GateBinder {
+		switch {
+		case m.broker != nil:
+			return m.awaitRegistered(ctx, pid)
+		case m.inDriver():
 			return awaitPublished(ctx, pid, &m.svc.Binder)
 		}
 		return awaitListening(ctx, pid, m.svc.Endpoints)
@@ -105,7 +125,11 @@ func (m *Monitor) prepare(ctx context.Context, pid int) error {
 			return err
 		}
 	}
-	return within(ctx, quietLimit, func(ctx context.Context) error { return awaitQuiet(ctx, pid) })
+	err := within(ctx, quietLimit, func(ctx context.Context) error { return awaitQuiet(ctx, pid) })
+	if err == nil && m.broker != nil {
+		err = m.seal(pid)
+	}
+	return err
 }
 
 func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {

@@ -11,7 +11,6 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/instance"
-	"corsa.dev/corsa/spec"
 )
 
 var _ gate.Monitor = (*Monitor)(nil)
@@ -111,7 +110,7 @@ func (m *Monitor) branchNewest(ctx context.Context, h *holding, old engine.Insta
 // another state.
 func (m *Monitor) rewinds() (engine.BinderService, bool) {
 	s, ok := m.eng.(engine.BinderService)
-	return s, ok && m.svc.Gate == spec.GateBinder
+	return s, ok && m.inDriver()
 }
 
 // succeed returns what takes the place of old, which may be nil, in state id: a new instance, or old itself.

@@ -23,11 +23,8 @@ import (
 // binderRoot is where a sandbox has its Binder devices.
 const binderRoot = "/dev/binderfs"
 
-// binderTarget is what the engine has to know of the apps; nil if they do not come through Binder.
+// binderTarget is what an engine that stands in the driver has to know of the apps.
 func binderTarget(svc *spec.Service) *engine.BinderTarget {
-	if svc.Gate != spec.GateBinder {
-		return nil
-	}
 	key, err := gatebinder.Key(svc.AppKey)
 	if err != nil {
 		panic(err) // spec refuses the others
@@ -35,36 +32,51 @@ func binderTarget(svc *spec.Service) *engine.BinderTarget {
 	return &engine.BinderTarget{Key: key}
 }
 
-// binderAvailable says why an engine cannot be used for a Binder service on this host.
-func binderAvailable(e engine.Engine) error {
-	b, ok := e.(engine.BinderEngine)
+// binderAvailable says why a Binder service cannot be had with the engine on this host.
+func (c *choice) binderAvailable(svc *spec.Service) error {
+	if c.brokered {
+		return brokerAvailable(c.Name(), svc)
+	}
+	b, ok := c.Engine.(engine.BinderEngine)
 	if !ok {
-		return fmt.Errorf("engine %s: it cannot stand between a service and its Binder callers: a copy of the process would be another to "+
-			"the driver; way out: engine kmod, with corsa.ko built with CORSA_BINDER_HEADERS", e.Name())
+		return fmt.Errorf("engine %s: it cannot stand between a service and its Binder callers", c.Name())
+	}
+	if svc.OnCrash.Mode == spec.CrashRetry {
+		return fmt.Errorf("engine %s: %s=%s: the driver keeps no copy of a transaction; way out: restore, or engine fork",
+			c.Name(), spec.KeyOnCrash, svc.OnCrash)
+	}
+	if svc.Concurrency == spec.Parallel && engine.IsExclusive(c.Engine) {
+		return fmt.Errorf("engine %s: concurrency %s: %w", c.Name(), svc.Concurrency, errParallel)
 	}
 	return b.BinderAvailable()
 }
 
-// checkBinder finds out why no engine could stand between the service and its callers on this host.
-func checkBinder(svc *spec.Service) error {
+// binderEngine is the engine that a Binder service is served with on this host. It has to be known before the program is
+// started, as a broker has to be there first.
+func binderEngine(svc *spec.Service) (*choice, error) {
 	var errs []error
-	for _, c := range engines {
+	for i := range engines {
+		c := &engines[i]
 		if svc.Engine != "auto" && svc.Engine != c.Name() {
 			continue
 		}
-		err := binderAvailable(c.Engine)
+		err := c.binderAvailable(svc)
 		if err == nil && c.available != nil {
 			err = c.available()
 		}
 		if err == nil {
-			return nil
+			return c, nil
 		}
 		errs = append(errs, err)
 	}
-	return fmt.Errorf("gate %s: %w", spec.GateBinder, errors.Join(errs...))
+	return nil, fmt.Errorf("gate %s: %w", spec.GateBinder, errors.Join(errs...))
 }
 
 func (m *Monitor) newBinderGate(bound func()) (gate.Gate, error) {
+	if m.broker != nil {
+		bound() // it has the device already
+		return m.broker, nil
+	}
 	eng, ok := m.eng.(engine.BinderService)
 	if !ok {
 		return nil, fmt.Errorf("engine %s: %w", m.rec.Engine, engine.ErrNotGated)
@@ -75,16 +87,22 @@ func (m *Monitor) newBinderGate(bound func()) (gate.Gate, error) {
 // binderStats are the counters of the Binder gate.
 func (m *Monitor) binderStats() (engine.BinderStats, error) {
 	eng, ok := m.eng.(engine.BinderService)
-	if !ok || m.svc.Gate != spec.GateBinder {
-		return engine.BinderStats{}, fmt.Errorf("%w: service %q has the gate %s, which counts no Binder transactions", ErrInvalid, m.ref.ID, m.svc.Gate)
+	if !ok || !m.inDriver() {
+		return engine.BinderStats{}, fmt.Errorf("%w: service %q has no gate in the Binder driver; `corsa apps` has counters of each app", ErrInvalid, m.ref.ID)
 	}
 	return eng.BinderStats()
 }
 
+// inDriver says that the engine holds Binder transactions itself, in the kernel.
+func (m *Monitor) inDriver() bool { return m.svc.Gate == spec.GateBinder && m.broker == nil }
+
 // path tells how transactions get to instances.
 func (m *Monitor) path() string {
-	if m.svc.Gate == spec.GateBinder {
+	switch {
+	case m.inDriver():
 		return "kernel"
+	case m.broker != nil:
+		return "broker"
 	}
 	return "proxied"
 }

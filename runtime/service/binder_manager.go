@@ -36,6 +36,10 @@ func Prepare(ctx context.Context, r Ref, box *sandbox.Sandbox, svc *spec.Service
 	if svc.Gate != spec.GateBinder || svc.Binder.Manager == spec.ManagerOwn {
 		return nil
 	}
+	brokered, err := Brokered(svc)
+	if err != nil || brokered { // the broker is the service manager, too
+		return err
+	}
 	if err := startManager(ctx, r, box, &svc.Binder); err != nil {
 		return fmt.Errorf("service manager of %q: %w", r.ID, err)
 	}

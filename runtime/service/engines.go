@@ -22,10 +22,12 @@ type choice struct {
 	engine.Engine
 	// available says why it cannot be used on this host; nil: it always can.
 	available func() error
+	// brokered says that its Binder services are called through a broker in the monitor.
+	brokered bool
 }
 
 // engines are what auto tries, in this order.
-var engines = []choice{{kmod.New(), kmod.Available}, {fork.New(), nil}}
+var engines = []choice{{kmod.New(), kmod.Available, false}, {fork.New(), nil, true}}
 
 // errParallel says that instances of different apps cannot run together with an engine.
 var errParallel = errors.New("it runs one instance at a time: all are the same process; way out: concurrency strict, or engine fork")
@@ -43,8 +45,14 @@ func pickEngine(name string) (engine.Engine, error) {
 // candidates are the engines with which svc may be adopted on this host, the preferred one first. An engine that was
 // asked for by name and cannot be had is an error; auto passes it over.
 func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
+	if svc.Gate == spec.GateBinder {
+		c, err := binderEngine(svc)
+		if err != nil {
+			return nil, err
+		}
+		return []engine.Engine{c.Engine}, nil
+	}
 	var list []engine.Engine
-	var passed []error
 	for _, c := range engines {
 		if svc.Engine != "auto" && svc.Engine != c.Name() {
 			continue
@@ -52,9 +60,6 @@ func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
 		var err error
 		if c.available != nil {
 			err = c.available()
-		}
-		if err == nil && svc.Gate == spec.GateBinder {
-			err = binderAvailable(c.Engine)
 		}
 		if err == nil && svc.Concurrency == spec.Parallel && engine.IsExclusive(c.Engine) {
 			err = fmt.Errorf("engine %s: concurrency %s: %w", c.Name(), svc.Concurrency, errParallel)
@@ -66,11 +71,7 @@ func (m *Monitor) candidates(svc *spec.Service) ([]engine.Engine, error) {
 			return nil, err
 		default:
 			m.log.WithError(err).Debug("engine passed over")
-			passed = append(passed, err)
 		}
-	}
-	if list == nil && passed != nil {
-		return nil, fmt.Errorf("no engine can be had: %w", errors.Join(passed...))
 	}
 	if list == nil {
 		return nil, fmt.Errorf("%w: there is no engine %q", ErrInvalid, svc.Engine)

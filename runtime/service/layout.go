@@ -59,6 +59,8 @@ type record struct {
 	Created   time.Time        `json:"created"`
 	// Output says that the service's standard output is a pipe of ours.
 	Output bool `json:"output"`
+	// Broker is the state of the broker, if there is one.
+	Broker json.RawMessage `json:"broker,omitempty"`
 }
 
 func (l layout) load() (*record, error) {

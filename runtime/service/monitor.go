@@ -16,6 +16,7 @@ import (
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
+	"corsa.dev/corsa/runtime/gate/binder/broker"
 	"corsa.dev/corsa/runtime/instance"
 	"corsa.dev/corsa/runtime/sandbox"
 	"corsa.dev/corsa/spec"
@@ -27,19 +28,22 @@ import (
 // holding's lock, so different apps never wait for each other here; the ledger, which they share, has a lock of its own
 // that is held for no longer than it takes to write a line to the journal. No transaction passes through any of this.
 type Monitor struct {
-	ref       Ref
-	log       *logrus.Entry
-	svc       *spec.Service
-	rec       *record
-	box       *sandbox.Sandbox
-	eng       engine.Service
-	gate      gate.Gate
-	ledger    *ledger
-	bus       *bus
-	metrics   *metrics
-	output    *printed
-	recovered bool
-	since     time.Time
+	ref  Ref
+	log  *logrus.Entry
+	svc  *spec.Service
+	rec  *record
+	box  *sandbox.Sandbox
+	eng  engine.Service
+	gate gate.Gate
+	// broker is the gate of a Binder service without corsa.ko, else nil; brokerTarget is what the engine knows of it.
+	broker       *broker.Broker
+	brokerTarget *engine.Broker
+	ledger       *ledger
+	bus          *bus
+	metrics      *metrics
+	output       *printed
+	recovered    bool
+	since        time.Time
 
 	stopping chan struct{} // closed by requestStop
 	stopOnce sync.Once
@@ -139,7 +143,7 @@ func run(ctx context.Context, o *RunOptions, output *os.File, ready func()) (err
 		err = m.adopt(ctx, output)
 	}
 	if err != nil {
-		return err
+		return errors.Join(err, m.closeBroker())
 	}
 	return m.serve(ctx, ready)
 }
@@ -226,6 +230,7 @@ func awaitDeath(pidfd int) <-chan struct{} {
 // abandon ends a start that failed with err. A service that was adopted by this monitor is ended: it does not run any
 // more and nothing else would. One that was to be taken over stays for another try.
 func (m *Monitor) abandon(err error) error {
+	err = errors.Join(err, m.closeBroker())
 	if m.recovered {
 		return errors.Join(err, m.eng.Close())
 	}

@@ -76,10 +76,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	if err = Prepare(ctx, o.Ref, box, o.Host.Service); err == nil {
-		err = box.Start()
-	}
-	if err == nil {
-		err = Launch(ctx, o.Ref, output)
+		err = StartAndLaunch(ctx, o.Ref, box, o.Host.Service, output)
 	}
 	if err != nil {
 		return errors.Join(err, Delete(context.WithoutCancel(ctx), o.Ref, true))
@@ -87,11 +84,24 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	return nil
 }
 
+// StartAndLaunch starts the program of the sandbox and its monitor, in the order that the gate needs; see Launch.
+func StartAndLaunch(ctx context.Context, r Ref, box *sandbox.Sandbox, svc *spec.Service, output *os.File) error {
+	brokered, err := Brokered(svc)
+	if err == nil && !brokered {
+		err = box.Start()
+	}
+	if err != nil {
+		return err
+	}
+	return Launch(ctx, r, output)
+}
+
 // CheckEndpoints finds out, before anything is started, why the gate could not bind the public sockets, or stand before
 // Binder.
 func CheckEndpoints(svc *spec.Service) error {
 	if svc.Gate == spec.GateBinder {
-		return checkBinder(svc)
+		_, err := binderEngine(svc)
+		return err
 	}
 	for _, e := range svc.Endpoints {
 		if e.Network != "unix" {

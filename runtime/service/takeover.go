@@ -9,7 +9,6 @@ import (
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/instance"
-	"corsa.dev/corsa/spec"
 )
 
 const (
@@ -39,6 +38,11 @@ func (m *Monitor) takeOver(ctx context.Context, output *os.File) error {
 	}
 	if m.ledger, err = openLedger(l.journal(), m.svc); err != nil {
 		return err
+	}
+	if rec.Broker != nil {
+		if err := m.resumeBroker(); err != nil {
+			return errors.Join(fmt.Errorf("broker: %w", err), m.ledger.close())
+		}
 	}
 	if m.eng, err = eng.Recover(ctx, m.target(rec.PID, rec.Listeners), rec.State); err != nil {
 		err = fmt.Errorf("take over process %d: %w", rec.PID, err)
@@ -75,7 +79,7 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 	if err != nil {
 		return err
 	}
-	if m.svc.Gate != spec.GateBinder { // there the engine goes on counting
+	if !m.inDriver() { // there the engine goes on counting
 		h.prior = known.Transactions
 	}
 	for _, c := range history.Checkpoints {
@@ -114,7 +118,7 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 		return fmt.Errorf("app %s: instance: %w", app, err)
 	}
 	h.inst = in
-	if m.svc.Gate == spec.GateBinder {
+	if m.inDriver() {
 		return nil // it has no connections to a monitor
 	}
 	return settle(in)

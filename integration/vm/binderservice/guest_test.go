@@ -296,14 +296,15 @@ func TestGuestRefusals(t *testing.T) {
 		flags []string
 		want  string
 	}{
-		"fork":     {[]string{"--engine", "fork"}, "engine kmod"},
-		"retry":    {[]string{"--on-crash", "retry=1"}, "restore, stop"},
-		"parallel": {[]string{"--concurrency", "parallel"}, "one runs at a time"},
+		"fork":     {[]string{"--engine", "fork"}, "aidl3 or another protocol"},
+		"retry":    {[]string{"--on-crash", "retry=1"}, "or engine fork"},
+		"parallel": {[]string{"--concurrency", "parallel"}, "one instance at a time"},
+		"cgroup":   {[]string{"--engine", "fork", "--binder-manager", "aidl3", "--app-key", "cgroup"}, "uid or pid"},
 		"key":      {[]string{"--app-key", "connection"}, "uid, pid, cgroup"},
 		"socket":   {[]string{"--socket", "/run/x.sock"}, "one gate stands before"},
 		"names":    {[]string{"--binder-names", "x"}, "--binder-manager=own"},
 		"manager":  {[]string{"--binder-manager", "aidl9"}, "aidl6 (16)"},
-		"exits":    {[]string{"--binder-manager", "aidl3"}, "it has exited"},
+		"exits":    {[]string{"--binder-manager", "aidl3"}, "exited"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := prepare(t)
