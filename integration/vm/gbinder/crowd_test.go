@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // member copies and pastes texts of its own, and returns an error when it finds another's.
 func member(path string, count int) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Hour)
 	defer cancel()
 	conn, err := binder.Open(path, binder.Options{Threads: 1, Protocol: android11.variant.Protocol()})
 	if err != nil {
