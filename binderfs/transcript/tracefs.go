@@ -155,7 +155,10 @@ func (b *buffer) begin() (*os.File, error) {
 	}
 	for name, optional := range events {
 		err := b.write("events/binder/"+name+"/enable", "1")
-		if err != nil && !(optional && errors.Is(err, fs.ErrNotExist)) {
+		if optional && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return nil, errors.Join(err, pipe.Close())
 		}
 	}

@@ -113,6 +113,9 @@ func (m *Monitor) rewinds() (engine.BinderService, bool) {
 	return s, ok && m.inDriver()
 }
 
+// rewindTries is how often a Rewind is begun while other apps' transactions go on without an end.
+const rewindTries = 3
+
 // succeed returns what takes the place of old, which may be nil, in state id: a new instance, or old itself.
 func (m *Monitor) succeed(ctx context.Context, h *holding, old engine.Instance, id instance.ID, keep []engine.ConnID, reason string) (gate.Replacement, error) {
 	eng, ok := m.rewinds()
@@ -124,7 +127,11 @@ func (m *Monitor) succeed(ctx context.Context, h *holding, old engine.Instance, 
 		return gate.Replacement{}, fmt.Errorf("app %s: checkpoint %s: %w", h.app, id, engine.ErrGone)
 	}
 	start := time.Now()
-	if err := eng.Rewind(ctx, old, img.Image); err != nil {
+	err := eng.Rewind(ctx, old, img.Image)
+	for try := 1; errors.Is(err, engine.ErrBusy) && try < rewindTries; try++ {
+		err = eng.Rewind(ctx, old, img.Image)
+	}
+	if err != nil {
 		return gate.Replacement{}, fmt.Errorf("app %s: back to %s: %w", h.app, id, err)
 	}
 	m.metrics.branched(reason, time.Since(start))

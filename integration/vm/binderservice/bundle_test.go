@@ -116,8 +116,10 @@ func TestGuestTrace(t *testing.T) {
 		t.Fatalf("%d transactions: %+v", len(got), got)
 	}
 	for i, want := range []transcript.Transaction{
-		{UID: second, Code: 4, Size: 4096, Reply: 4096, State: transcript.Answered}, {UID: first, Code: 5, OneWay: true, State: transcript.Taken},
-		{UID: second, Code: 9, State: transcript.Failed}, {UID: first, Code: 2, State: transcript.Answered},
+		{UID: second, Code: 4, Size: 4096, Reply: 4096, State: transcript.Answered},
+		{UID: first, Code: 5, OneWay: true, State: transcript.Taken},
+		{UID: second, Code: 9, State: transcript.Failed},
+		{UID: first, Code: 2, State: transcript.Answered},
 	} {
 		x := got[i]
 		if x.UID != want.UID || x.Code != want.Code || x.OneWay != want.OneWay || x.State != want.State || x.Outgoing ||
