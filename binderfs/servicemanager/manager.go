@@ -11,6 +11,7 @@ import (
 type Options struct {
 	Variant Variant
 	Threads int                 // that answer; 0 means 4
+	Buffer  int                 // as binder.Options.Buffer
 	Trace   func(*binder.Event) // as binder.Options.Trace
 	// StandIn, if set, is asked about each service that is to be added, and what it returns is given to those who look the
 	// service up. The reference is the manager's and may be cloned. An error refuses the service.
@@ -32,7 +33,7 @@ func New(path string, o Options) (*Manager, error) {
 	if o.Threads == 0 {
 		o.Threads = 4
 	}
-	conn, err := binder.Open(path, binder.Options{Threads: o.Threads, Protocol: o.Variant.Protocol(), Trace: o.Trace})
+	conn, err := binder.Open(path, binder.Options{Threads: o.Threads, Buffer: o.Buffer, Protocol: o.Variant.Protocol(), Trace: o.Trace})
 	if err != nil {
 		return nil, err
 	}

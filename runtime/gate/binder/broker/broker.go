@@ -29,6 +29,10 @@ const (
 	reserve = 16
 )
 
+// buffer is the room, in bytes, for all requests that wait or are under way and all replies that are being passed on: the most
+// that the driver gives.
+const buffer = 4 << 20
+
 // Config is what a Broker needs. All but Log and Apps is required.
 type Config struct {
 	Service *spec.Service // AppKey, Checkpoint, OnCrash and Concurrency count; not to be changed
@@ -98,7 +102,7 @@ func New(cfg Config) (*Broker, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.manager, err = servicemanager.New(cfg.Device, servicemanager.Options{
-		Variant: cfg.Variant, Threads: Threads, StandIn: b.register, Other: binder.HandlerFunc(b.published),
+		Variant: cfg.Variant, Threads: Threads, Buffer: buffer, StandIn: b.register, Other: binder.HandlerFunc(b.published),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("binder broker: %w", err), b.watch.close())

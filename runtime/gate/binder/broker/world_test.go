@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	run := map[string]func(string) error{"service": serveStore, "app": runApp, "manager": runManager, "relay": runRelay}[role]
+	run := map[string]func(string) error{"service": serveStore, "app": runApp, "manager": runManager, "relay": runRelay, "poller": servePoller}[role]
 	if err := run(device); err != nil {
 		fmt.Fprintln(os.Stderr, role+":", err)
 		os.Exit(1)
@@ -111,6 +111,12 @@ func newWorld(t testing.TB, change func(*spec.Service)) *world {
 // prepareWorld starts a broker and the service.
 func prepareWorld(t testing.TB, change func(*spec.Service), manner ...string) *world {
 	t.Helper()
+	return prepareWorldOf(t, "service", change, manner...)
+}
+
+// prepareWorldOf is prepareWorld with another service.
+func prepareWorldOf(t testing.TB, role string, change func(*spec.Service), manner ...string) *world {
+	t.Helper()
 	w := &world{
 		t: t, device: newDevice(t), monitor: brokertest.NewMonitor(),
 		service: spec.Service{
@@ -122,7 +128,8 @@ func prepareWorld(t testing.TB, change func(*spec.Service), manner ...string) *w
 		change(&w.service)
 	}
 	w.newBroker()
-	w.pid = startRole(t, "service", append([]string{w.device}, manner...)...)
+	w.pid = startRole(t, role, append([]string{w.device}, manner...)...)
+	w.await("the service has added its name", func() bool { return len(w.broker.Registered()) == 1 })
 	return w
 }
 
