@@ -144,9 +144,9 @@ func openBuffer() (*buffer, error) {
 	return nil, ErrNoTracing
 }
 
-// begin lets the events come. The pipe has to be closed before the buffer is removed.
+// begin lets the events come, all at the same moment. The pipe has to be closed before the buffer is removed.
 func (b *buffer) begin() (*os.File, error) {
-	if err := b.write("trace_clock", "mono"); err != nil {
+	if err := errors.Join(b.write("tracing_on", "0"), b.write("trace_clock", "mono")); err != nil {
 		return nil, err
 	}
 	pipe, err := openPipe(filepath.Join(b.dir, "trace_pipe"))
@@ -161,6 +161,9 @@ func (b *buffer) begin() (*os.File, error) {
 		if err != nil {
 			return nil, errors.Join(err, pipe.Close())
 		}
+	}
+	if err := b.write("tracing_on", "1"); err != nil {
+		return nil, errors.Join(err, pipe.Close())
 	}
 	return pipe, nil
 }

@@ -90,7 +90,7 @@ func binderAvailable(e any) error {
 func binderMethods(model string) []string {
 	list := []string{
 		"All times are in µs, from the monotonic clock. Service and clients are programs in Go on corsa's own Binder package; each app is a " +
-			"process with a uid of its own. A call sends 64 bytes and gets them back; the service has four threads.",
+			"process with a uid of its own. A call sends 64 bytes and gets them back; the service has four threads for it, and those of Go.",
 		"round trip: calls one after the other by one app, direct to a service without corsa and through the gate, in turns.",
 		"round trip, switch: two apps call in turns, one call each, so that every call needs the other instance. Against a direct call made " +
 			"in the same way: one, when told to, by a client that has waited.",
@@ -290,9 +290,15 @@ func (r *run) roundTrips(cpu, direct, gated string) error {
 	if err != nil {
 		return err
 	}
-	r.add(Row{Name: rowBinder, Service: "echo", CPU: cpu, Value: describe(alone)}.ratio("direct call", describe(row), targetGated))
-	r.add(Row{Name: rowBinderSwitch, Service: "echo", CPU: cpu, Value: describe(turns)}.ratio("direct call, one", describe(one), targetSwitched))
+	r.add(binderRow(rowBinder, cpu, describe(alone), "direct call", describe(row), targetGated))
+	r.add(binderRow(rowBinderSwitch, cpu, describe(turns), "direct call, one", describe(one), targetSwitched))
 	return nil
+}
+
+// binderRow compares gated calls with direct ones. Where others use the machine the quietest moments tell most.
+func binderRow(name, cpu string, gated Dist, against string, direct Dist, target float64) Row {
+	row := Row{Name: name, Service: "echo", CPU: cpu, Value: gated, Note: fmt.Sprintf("of the minima: %.2f×", gated.Min/direct.Min)}
+	return row.ratio(against, direct, target)
 }
 
 // crowdOf has so many apps call at once.
