@@ -140,12 +140,7 @@ func (b *Broker) Close() error {
 		b.mu.Unlock()
 		return nil
 	}
-	b.closed = true
-	for _, a := range b.apps {
-		a.changed.Broadcast()
-		a.lane.dismiss()
-	}
-	b.arrived.Broadcast()
+	b.turnAway()
 	b.mu.Unlock()
 	b.cancel()
 	b.watch.wake()
@@ -166,6 +161,16 @@ func (b *Broker) Close() error {
 		}
 	}
 	return errors.Join(err, b.watch.close())
+}
+
+// turnAway ends all waiting for turns, instances and publications. mu is held.
+func (b *Broker) turnAway() {
+	b.closed = true
+	for _, a := range b.apps {
+		a.changed.Broadcast()
+		a.lane.dismiss()
+	}
+	b.arrived.Broadcast()
 }
 
 // Stats implements gate.Gate. Bytes are not counted.
