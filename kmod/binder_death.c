@@ -51,12 +51,14 @@ static struct parked_deaths *parked_of(struct corsa_refs *refs, u32 id)
 }
 
 static void lock_ref_node(struct binder_ref *ref)
+	__acquires(&ref->node->lock) __acquires(&ref->proc->inner_lock)
 {
 	spin_lock(&ref->node->lock);
 	spin_lock(&ref->proc->inner_lock);
 }
 
 static void unlock_ref_node(struct binder_ref *ref)
+	__releases(&ref->proc->inner_lock) __releases(&ref->node->lock)
 {
 	spin_unlock(&ref->proc->inner_lock);
 	spin_unlock(&ref->node->lock);
