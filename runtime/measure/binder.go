@@ -99,8 +99,8 @@ func binderMethods(model string) []string {
 		"CPU \"one\": clients and services pinned to the same CPU; \"any\": no affinity.",
 	}
 	if strings.Contains(model, "TCG") {
-		list = append(list, "This machine is emulated ("+model+"): times are those of the emulation, some ten to thirty times longer than a processor's, and not "+
-			"evenly so. Only ratios within one run mean anything, and a rate that is reached here says that a processor reaches it too.")
+		list = append(list, "This machine is emulated ("+model+"): times are those of the emulation, many times longer than a processor's, and not evenly so. "+
+			"Only ratios within one run mean anything, and the rates say nothing of what a processor reaches.")
 	}
 	return list
 }
