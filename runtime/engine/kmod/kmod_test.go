@@ -390,3 +390,34 @@ func TestSignalInEpoll(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOpenInstanceThatCrashes asserts that a crash is noticed that comes between the first look at a record and the time
+// from which events about it are heard.
+func TestOpenInstanceThatCrashes(t *testing.T) {
+	m := newModule()
+	s := adopt(t, m)
+	s.nonce = 0 // the module of this test keeps no cookies
+	old := branch(t, s)
+	delete(s.instances, old.id) // an earlier monitor's
+	looks := 0
+	m.Replies["List"] = func(arg any) (int, unix.Errno) {
+		n, errno := m.list(arg)
+		if looks++; looks == 1 {
+			m.mu.Lock()
+			m.records[old.id] = client.Crashed
+			m.mu.Unlock()
+			s.crashed(old.id, engine.Exit{Code: -1, Signal: int(unix.SIGSEGV)}) // the event
+		}
+		return n, errno
+	}
+	in, err := s.OpenInstance(context.Background(), old.Handle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(in.PIDFD()), Events: unix.POLLIN}}, 0); n != 1 || err != nil {
+		t.Errorf("the instance seems to live: %d, %v", n, err)
+	}
+	if err := in.Activate(); !errors.Is(err, engine.ErrGone) {
+		t.Errorf("activated: %v", err)
+	}
+}

@@ -142,6 +142,13 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 	if err := s.lookAfter(in); err != nil {
 		return nil, err
 	}
+	// A crash since the first look was told when nobody was there to be told.
+	if r, err = s.find(h.ID); err != nil {
+		return nil, errors.Join(err, in.Kill())
+	}
+	if r.Flags&(client.Crashed|client.Broken) != 0 {
+		s.crashed(h.ID, exitOf(int(r.Signal), r.Code))
+	}
 	return in, nil
 }
 
