@@ -64,7 +64,7 @@ static void drop(struct corsa_refs *refs, u32 id)
 
 static void rename(struct corsa_refs *refs, u32 from, u32 to)
 {
-	struct parked_deaths *parked = xa_erase(&refs->parked, from);
+	struct parked_deaths *parked = xa_load(&refs->parked, from);
 	struct corsa_handle *handle;
 	struct share *share;
 	int bucket;
@@ -79,9 +79,9 @@ static void rename(struct corsa_refs *refs, u32 from, u32 to)
 					      GFP_KERNEL_ACCOUNT)))
 			xa_erase(&handle->shares, from);
 	}
-	if (parked && xa_err(xa_store(&refs->parked, to, parked,
-				      GFP_KERNEL_ACCOUNT)))
-		pr_warn("corsa: no memory for notices of deaths\n");
+	if (parked && !xa_err(xa_store(&refs->parked, to, parked,
+				       GFP_KERNEL_ACCOUNT)))
+		xa_erase(&refs->parked, from);
 }
 
 bool corsa_refs_in_the_way(struct corsa_gate *gate, u32 id)
@@ -237,8 +237,13 @@ struct corsa_refs *corsa_refs_create(void)
 
 int corsa_refs_begin(struct corsa_gate *gate, u32 id)
 {
+	int ret;
+
 	gate->refs->viewer = id;
-	return corsa_refs_settle(gate);
+	ret = corsa_refs_settle(gate);
+	/* Until the probes see the gate nobody is told of changes. */
+	gate->refs->touched = true;
+	return ret;
 }
 
 /* The viewer's stay with the process; the others took part in no more. */

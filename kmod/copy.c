@@ -239,6 +239,7 @@ long corsa_restore(struct corsa_session *session, struct corsa_restore *args,
 		ret = corsa_switch(session, record, session->held, CORSA_ALL,
 				   CORSA_PATIENCE);
 	if (ret) {
+		corsa_refs_dropped(session, record->id);
 		corsa_record_remove(record);
 		return ret;
 	}

@@ -243,11 +243,11 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	}
 	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder}
 	if in.leader, err = h.Leader.reopen(); err != nil {
-		return nil, errors.Join(err, in.Kill())
+		return nil, in.notOpened(err)
 	}
 	if h.Init.PID != 0 {
 		if in.initp, err = h.Init.reopen(); err != nil {
-			return nil, errors.Join(err, in.Kill())
+			return nil, in.notOpened(err)
 		}
 	}
 	if err := in.follow(h.Threads); err != nil {
@@ -268,6 +268,16 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	// certain that none was caught in between.
 	in.a.own.setRun(runGo)
 	return in, in.Park(0)
+}
+
+// notOpened ends what is left of an instance of which a part is gone. One that merely could not be opened, for want of
+// descriptors or memory, lives on: the next attempt may find it.
+func (in *instance) notOpened(err error) error {
+	if errors.Is(err, engine.ErrGone) {
+		return errors.Join(err, in.Kill())
+	}
+	in.release()
+	return err
 }
 
 // inheritNetns finds the engine's network namespace through a TCP listener of the instance.

@@ -144,7 +144,11 @@ func (s *service) OpenInstance(_ context.Context, handle json.RawMessage) (engin
 	}
 	// A crash since the first look was told when nobody was there to be told.
 	if r, err = s.find(h.ID); err != nil {
-		return nil, errors.Join(err, in.Kill())
+		s.mu.Lock()
+		delete(s.instances, in.id)
+		s.mu.Unlock()
+		in.release() // the record lives on, if it is there
+		return nil, err
 	}
 	if r.Flags&(client.Crashed|client.Broken) != 0 {
 		s.crashed(h.ID, exitOf(int(r.Signal), r.Code))
