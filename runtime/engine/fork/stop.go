@@ -11,34 +11,6 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 )
 
-// thread is one thread of a service. regs and mask are only valid while it is stopped.
-type thread struct {
-	tid        int // in the engine's pid namespace
-	state      threadState
-	regs       regs
-	mask       uint64
-	known      bool // state is filled in
-	broken     bool // it was parked in the middle of a transaction
-	described  bool // its capture batch has run
-	held       bool // seized
-	awaited    bool // and stopped
-	walked     bool // and at a boundary
-	inCall     bool // it was stopped in a system call
-	redirected bool // its registers are the stub's
-}
-
-// threadState is what a new thread needs to become this one, beside its slot in the arena.
-type threadState struct {
-	TID    int        `json:"tid"` // in the service's pid namespace
-	Slot   int        `json:"slot"`
-	FSBase uint64     `json:"fs"`
-	GSBase uint64     `json:"gs,omitempty"`
-	CPUs   string     `json:"cpus,omitempty"` // hexadecimal affinity mask; empty: as the leader's
-	Nice   int        `json:"nice,omitempty"`
-	Slack  string     `json:"slack,omitempty"` // timer slack in nanoseconds
-	Rseq   rseqConfig `json:"rseq"`
-}
-
 // tracee stops and releases all threads of one process.
 type tracee struct {
 	pid     int
@@ -66,9 +38,6 @@ func gone(pid int, err error) error {
 	}
 	return err
 }
-
-// errThreadGone is internal: the thread exited between listing and stop.
-var errThreadGone = errors.New("thread is gone")
 
 // stop stops all threads at a transaction boundary, or after limit gives engine.ErrBusy with every thread running
 // again. With limit 0 they stop wherever they are. The caller is locked to its OS thread.
@@ -304,126 +273,6 @@ func awaitStop(tid int) (unix.WaitStatus, error) {
 	}
 }
 
-// walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
-func (t *tracee) walk(th *thread, deadline time.Time) error {
-	for !t.atRest(th) {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("thread %d of process %d is not waiting: %w", th.tid, t.pid, engine.ErrBusy)
-		}
-		entered, err := t.nextCall(th, deadline)
-		if err != nil {
-			return err
-		}
-		if !entered || t.arena.inStub(th.regs.Rip) {
-			continue
-		}
-		switch classify(&th.regs) & waitKindMask {
-		case waitsOnly: // do not even begin it: it is made when the thread goes on
-			return t.putOff(th)
-		case waitsToTake: // begin it: if it has to block, the interrupt breaks it off
-			if err := t.resumeInterrupted(th); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// putOff skips the call at whose entry the thread is stopped and takes it back to just before it.
-func (t *tracee) putOff(th *thread) error {
-	th.regs.Rax = th.regs.Orig_rax
-	th.regs.Rip -= 2
-	th.regs.Orig_rax = ^uint64(0)
-	if err := setRegs(th.tid, &th.regs); err != nil {
-		return gone(t.pid, err)
-	}
-	for { // to the exit of the call that is not made
-		if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
-			return gone(t.pid, err)
-		}
-		ws, err := waitTask(th.tid)
-		if err != nil || !ws.Stopped() {
-			return gone(t.pid, unix.ESRCH)
-		}
-		if ws.StopSignal() == unix.SIGTRAP|0x80 {
-			return nil
-		}
-		if int(ws)>>16 == 0 { // a signal before that: hand it back, it is taken when the thread goes on
-			if err := unix.Tgkill(t.pid, th.tid, ws.StopSignal()); err != nil {
-				return gone(t.pid, err)
-			}
-		}
-	}
-}
-
-func (t *tracee) resumeInterrupted(th *thread) error {
-	if err := ptrace(unix.PTRACE_CONT, th.tid, 0, 0); err != nil {
-		return gone(t.pid, err)
-	}
-	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
-		return gone(t.pid, err)
-	}
-	if err := t.await(th); err != nil {
-		return gone(t.pid, unix.ESRCH)
-	}
-	return nil
-}
-
-// nextCall runs the thread to its next system call entry. false: a time slice passed without one.
-func (t *tracee) nextCall(th *thread, deadline time.Time) (bool, error) {
-	if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
-		return false, gone(t.pid, err)
-	}
-	for {
-		var ws unix.WaitStatus
-		n, err := unix.Wait4(th.tid, &ws, unix.WALL|unix.WNOHANG, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || (n == th.tid && !ws.Stopped()) {
-			return false, gone(t.pid, unix.ESRCH)
-		}
-		if n == 0 {
-			if time.Now().After(deadline) {
-				return false, t.interruptRunning(th)
-			}
-			// It runs, maybe on this very CPU: let it. A sleep would last longer than what it has to do.
-			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-			continue
-		}
-		if ws.StopSignal() != unix.SIGTRAP|0x80 {
-			sig := ws.StopSignal()
-			if int(ws)>>16 != 0 {
-				sig = 0
-			}
-			if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, uintptr(sig)); err != nil {
-				return false, gone(t.pid, err)
-			}
-			continue
-		}
-		if err := getRegs(th.tid, &th.regs); err != nil {
-			return false, gone(t.pid, err)
-		}
-		if int64(th.regs.Rax) == -int64(unix.ENOSYS) { // entry, not exit
-			th.inCall = true
-			return true, getSigmask(th.tid, &th.mask)
-		}
-		if err := ptrace(unix.PTRACE_SYSCALL, th.tid, 0, 0); err != nil {
-			return false, gone(t.pid, err)
-		}
-	}
-}
-
-func (t *tracee) interruptRunning(th *thread) error {
-	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
-		return gone(t.pid, err)
-	}
-	if err := t.await(th); err != nil {
-		return gone(t.pid, unix.ESRCH)
-	}
-	return nil
-}
-
 // release lets every held thread run on: as it was stopped, or in the stub if it has been redirected.
 func (t *tracee) release() {
 	for i := range t.threads {
@@ -454,63 +303,4 @@ func reap(tid int) {
 			return
 		}
 	}
-}
-
-func (t *tracee) dropDead() {
-	live := t.threads[:0]
-	for _, th := range t.threads {
-		if th.tid != 0 {
-			live = append(live, th)
-		}
-	}
-	t.threads = live
-}
-
-// list adds threads that are not known yet and reports whether there were any.
-func (t *tracee) list() (bool, error) {
-	more := false
-	if _, err := unix.Seek(int(t.tasks.Fd()), 0, unix.SEEK_SET); err != nil {
-		return false, gone(t.pid, err)
-	}
-	for {
-		n, err := unix.Getdents(int(t.tasks.Fd()), t.dirents[:])
-		if err != nil {
-			return false, gone(t.pid, err)
-		}
-		if n == 0 {
-			return more, nil
-		}
-		for b := t.dirents[:n]; len(b) > 0; {
-			reclen := int(b[16]) | int(b[17])<<8
-			if tid := atoiz(b[19:reclen]); tid != 0 && !t.has(tid) {
-				t.threads = append(t.threads, thread{tid: tid})
-				more = true
-			}
-			b = b[reclen:]
-		}
-	}
-}
-
-func (t *tracee) has(tid int) bool {
-	for i := range t.threads {
-		if t.threads[i].tid == tid {
-			return true
-		}
-	}
-	return false
-}
-
-// atoiz parses a NUL-terminated decimal; 0 if it is none.
-func atoiz(b []byte) int {
-	n := 0
-	for _, c := range b {
-		if c == 0 {
-			return n
-		}
-		if c < '0' || c > '9' {
-			return 0
-		}
-		n = n*10 + int(c-'0')
-	}
-	return n
 }
