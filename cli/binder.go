@@ -41,30 +41,38 @@ func newBinderManagerCommand(g *globals) *cobra.Command {
 // newBinderEchoCommand and newBinderLoadCommand are the service and the clients that `corsa measure --gate binder` starts.
 func newBinderEchoCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "echo DEVICE",
+		Use:    "echo DEVICE [NAME]",
 		Short:  "Be the service of a measurement",
 		Hidden: true,
-		Args:   takes("DEVICE"),
+		Args:   takes("DEVICE", "[NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			return measure.ServeEcho(ctx, args[0])
+			return measure.ServeEcho(ctx, args[0], nth(args, 1))
 		},
 	}
 }
 
 func newBinderLoadCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "load DEVICE UID",
+		Use:    "load DEVICE UID [NAME]",
 		Short:  "Be a client of a measurement",
 		Hidden: true,
-		Args:   takes("DEVICE", "UID"),
+		Args:   takes("DEVICE", "UID", "[NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			uid, err := strconv.ParseUint(args[1], 10, 31)
 			if err != nil {
 				return usagef("%q is no uid", args[1])
 			}
-			return measure.ServeLoad(args[0], int(uid), cmd.InOrStdin(), cmd.OutOrStdout())
+			return measure.ServeLoad(args[0], nth(args, 2), int(uid), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
+}
+
+// nth is an argument that may have been left out.
+func nth(args []string, i int) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return ""
 }

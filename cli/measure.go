@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,8 +24,9 @@ func newMeasureCommand(*globals) *cobra.Command {
 		Long: "Measure starts services of several sizes, has them adopted and measures a change of app, a checkpoint, a restore\n" +
 			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
 			"minutes, needs python3 and redis-server, and removes everything that it made.\n\n" +
-			"With --gate binder it measures calls through Binder instead, direct and through the gate, and how many apps' calls a\n" +
-			"second there can be. That takes about a minute and needs corsa.ko with its Binder gate.",
+			"With --gate binder it measures calls through Binder instead: direct, through the gate in the kernel (engine kmod), which\n" +
+			"needs corsa.ko with its Binder gate, and through the broker (engine fork), and how many apps' calls a second there can be.\n" +
+			"That takes one to two minutes and needs binderfs.",
 		Args: takes(),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {
@@ -33,10 +35,8 @@ func newMeasureCommand(*globals) *cobra.Command {
 			if gate != spec.GateSocket && gate != spec.GateBinder {
 				return fmt.Errorf("--gate %q: write %s or %s", gate, spec.GateSocket, spec.GateBinder)
 			}
-			for _, name := range []string{"engine", "service"} {
-				if gate == spec.GateBinder && cmd.Flags().Changed(name) {
-					return fmt.Errorf("--%s has no meaning with --gate binder", name)
-				}
+			if gate == spec.GateBinder && cmd.Flags().Changed("service") {
+				return errors.New("--service has no meaning with --gate binder, which has a service of its own")
 			}
 			for _, name := range o.Engines {
 				if name != "fork" && name != "kmod" {
@@ -71,6 +71,9 @@ func newMeasureCommand(*globals) *cobra.Command {
 			if format.json() {
 				return printJSON(cmd.OutOrStdout(), report)
 			}
+			if report.Quick && gate != spec.GateBinder {
+				return printQuick(cmd.OutOrStdout(), report)
+			}
 			return printMeasured(cmd.OutOrStdout(), report)
 		},
 	}
@@ -78,7 +81,7 @@ func newMeasureCommand(*globals) *cobra.Command {
 	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads, a size in MiB, threads=N or vmas=N; may be repeated (default: all)")
 	fl.StringSliceVar(&o.Engines, "engine", nil, "fork or kmod; may be repeated (default: all that this host has, side by side)")
 	fl.StringVar(&gate, "gate", spec.GateSocket, "how clients call: socket or binder")
-	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --quick 16, with --gate binder 128)")
+	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --gate binder 128, with --quick 16)")
 	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
 	addFormatFlags(cmd, &format)
 	return cmd

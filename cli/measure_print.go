@@ -15,9 +15,6 @@ const wide = 118
 
 // printMeasured writes a report for people: the host, the table, and how it was made.
 func printMeasured(w io.Writer, r *measure.Report) error {
-	if r.Quick {
-		return printQuick(w, r)
-	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs, %s, huge pages: %s, load %s; %.0f s\n\n",
 		r.Host.Kernel, r.Host.CPUs, r.Host.Model, r.Host.HugePages, r.Host.Load, r.Took)

@@ -25,7 +25,7 @@ func TestQuickReportIsNarrow(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	if err := printMeasured(&b, r); err != nil {
+	if err := printQuick(&b, r); err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(b.String()) {

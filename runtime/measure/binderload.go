@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/binderfs/binder"
+	"corsa.dev/corsa/binderfs/servicemanager"
 )
 
 // The service and the clients of a measurement of Binder. Each runs in a process of its own, which is this program again.
@@ -22,16 +23,29 @@ const (
 	echoSize       = 64 // bytes of a request and of its reply
 )
 
-// ServeEcho is a service that answers with what it is sent, as context manager of the device, until ctx is done.
-func ServeEcho(ctx context.Context, device string) error {
-	conn, err := binder.Open(device, binder.Options{Threads: echoThreads, Eager: true})
+// echoManager is the protocol of the service manager, where there is one.
+const echoManager = servicemanager.AIDL3
+
+// ServeEcho is a service that answers with what it is sent, until ctx is done: the context manager of the device, or, with a
+// name, a service that adds that name to the one which the device has.
+func ServeEcho(ctx context.Context, device, name string) error {
+	o := binder.Options{Threads: echoThreads, Eager: true}
+	if name != "" {
+		o.Protocol = echoManager.Protocol()
+	}
+	conn, err := binder.Open(device, o)
 	if err != nil {
 		return err
 	}
-	_, err = conn.BecomeContextManager(echoDescriptor, binder.HandlerFunc(func(tx *binder.Transaction, reply *binder.Parcel) error {
+	echo := binder.HandlerFunc(func(tx *binder.Transaction, reply *binder.Parcel) error {
 		reply.WriteRaw(tx.Data.Raw(echoSize))
 		return tx.Data.Err()
-	}))
+	})
+	if name == "" {
+		_, err = conn.BecomeContextManager(echoDescriptor, echo)
+	} else {
+		err = addEcho(ctx, conn, name, echo)
+	}
 	if err == nil {
 		select {
 		case <-ctx.Done():
@@ -39,6 +53,14 @@ func ServeEcho(ctx context.Context, device string) error {
 		}
 	}
 	return errors.Join(err, conn.Err(), conn.Close())
+}
+
+func addEcho(ctx context.Context, conn *binder.Conn, name string, echo binder.Handler) error {
+	o, err := conn.NewObject(echoDescriptor, echo)
+	if err != nil {
+		return err
+	}
+	return servicemanager.NewClient(conn, echoManager).Add(ctx, name, o)
 }
 
 // loadOrder is what a client is told to do: Calls calls, or calls for so long.
@@ -50,18 +72,29 @@ type loadOrder struct {
 // loadCall is when a call began and ended, in nanoseconds of the monotonic clock.
 type loadCall [2]int64
 
-// ServeLoad is a client with that uid: it takes orders from in, calls the context manager of the device, and tells out when
-// each call began and ended, until in ends.
-func ServeLoad(device string, uid int, in io.Reader, out io.Writer) (err error) {
+// ServeLoad is a client with that uid: it takes orders from in, calls the service of that name, or without one the context
+// manager of the device, and tells out when each call began and ended, until in ends.
+func ServeLoad(device, name string, uid int, in io.Reader, out io.Writer) (err error) {
 	if err := errors.Join(unix.Setresgid(uid, uid, uid), unix.Setresuid(uid, uid, uid)); err != nil {
 		return err
 	}
-	conn, err := binder.Open(device, binder.Options{})
+	o := binder.Options{}
+	if name != "" {
+		o.Protocol = echoManager.Protocol()
+	}
+	conn, err := binder.Open(device, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	c := &echoClient{ref: conn.ContextManager(), request: conn.NewParcel()}
+	ref := conn.ContextManager()
+	if name != "" {
+		if ref, err = servicemanager.NewClient(conn, echoManager).Get(context.Background(), name); err != nil {
+			return err
+		}
+		defer ref.Release()
+	}
+	c := &echoClient{ref: ref, request: conn.NewParcel()}
 	c.request.WriteRaw(make([]byte, echoSize))
 	defer c.reply.Release()
 	orders, answers := json.NewDecoder(in), json.NewEncoder(out)

@@ -257,9 +257,13 @@ const (
 	rowNull    = "null syscall"
 	rowPipe    = "pipe, one way"
 
+	rowBinderDirect = "round trip, direct"
 	rowBinder       = "round trip"
-	rowBinderSwitch = "round trip, switch"
 	rowBinderCrowd  = "interval"
+
+	// what rows of Binder have behind their name
+	brokered = ", broker"
+	switched = ", switch"
 )
 
 func rank(name string) int {

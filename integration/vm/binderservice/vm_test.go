@@ -18,6 +18,17 @@ const (
 
 // The tests of this package pass in the VM.
 func TestInVM(t *testing.T) {
+	runGuests(t, "^TestGuest", "binder", "corsa")
+}
+
+// So do those for a host that has Binder and no corsa.ko.
+func TestInBareVM(t *testing.T) {
+	runGuests(t, "^TestBare", "binder")
+}
+
+// runGuests runs those tests in a VM with these modules, on each kernel.
+func runGuests(t *testing.T, run string, load ...string) {
+	t.Helper()
 	if inVM() {
 		t.Skip("this is the VM")
 	}
@@ -30,9 +41,9 @@ func TestInVM(t *testing.T) {
 				t.Fatal("corsa.ko has not been built; run: make vm-deps")
 			}
 			vmtest.Run(t, vmtest.Suite{
-				Package: ".", Args: []string{"-test.run=^TestGuest"}, NoSkips: true,
+				Package: ".", Args: []string{"-test.run=" + run}, NoSkips: true,
 				Options: vm.Options{
-					Kernel: k.Name, SMP: 2, Memory: 1024, Load: []string{"binder", "corsa"}, CorsaModule: os.Getenv(moduleVariable), Files: files,
+					Kernel: k.Name, SMP: 2, Memory: 1024, Load: load, CorsaModule: os.Getenv(moduleVariable), Files: files,
 				},
 			})
 		})
