@@ -13,11 +13,13 @@
 #include "symbols.h"
 #include "verdict.h"
 #include "waits.h"
+#include "xstate.h"
 
 static int __init selftest(void)
 {
 #ifdef CORSA_DEBUG
-	if (!corsa_verdict_selftest() || !corsa_stats_selftest())
+	if (!corsa_verdict_selftest() || !corsa_stats_selftest() ||
+	    !corsa_xstate_selftest())
 		return -ENOTRECOVERABLE;
 #endif
 	return 0;
@@ -27,6 +29,7 @@ static int __init corsa_init(void)
 {
 	int ret;
 
+	corsa_xstate_init();
 	ret = selftest();
 	if (ret)
 		return ret;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The registers of user mode that current will return to: x86-64. */
 #include <linux/sched/task_stack.h>
-#include <linux/string.h>
 
 #include <asm/fpu/api.h>
 #include <asm/fpu/sched.h>
@@ -11,6 +10,7 @@
 #include "registers.h"
 #include "swap.h"
 #include "symbols.h"
+#include "xstate.h"
 
 static unsigned long read_fsbase(void)
 {
@@ -97,7 +97,8 @@ static void save_fpu(struct corsa_state *state)
 	fpregs_lock();
 	if (!test_thread_flag(TIF_NEED_FPU_LOAD))
 		corsa_call(save_fpregs_to_fpstate)(fpu);
-	memcpy(state->fpu, &fpu->fpstate->regs, state->fpu_size);
+	corsa_xstate_copy((void *)state->fpu, &fpu->fpstate->regs,
+			  state->fpu_size);
 	fpregs_unlock();
 }
 
@@ -107,7 +108,8 @@ static void load_fpu(const struct corsa_state *state)
 	struct fpu *fpu = &current->thread.fpu;
 
 	fpregs_lock();
-	memcpy(&fpu->fpstate->regs, state->fpu, state->fpu_size);
+	corsa_xstate_copy(&fpu->fpstate->regs, (const void *)state->fpu,
+			  state->fpu_size);
 	fpu->last_cpu = -1;
 	set_thread_flag(TIF_NEED_FPU_LOAD);
 	fpregs_unlock();

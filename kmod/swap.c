@@ -125,6 +125,19 @@ static void swap_files(struct corsa_record *to)
 	spin_unlock(&fs->lock);
 }
 
+/* A plain loop: for so little, memcpy() and a buffer are more expensive. */
+static void exchange_actions(struct k_sigaction *actions,
+			     struct corsa_record *from, struct corsa_record *to)
+{
+	int i;
+
+	for (i = 0; i < _NSIG; i++) {
+		if (from)
+			from->actions[i] = actions[i];
+		actions[i] = to->actions[i];
+	}
+}
+
 /*
  * The table of signal actions and the limits belong to the process, so their
  * content is exchanged, by the first thread that arrives. One that is late must
@@ -146,10 +159,7 @@ static void swap_actions(struct corsa_session *session, struct corsa_record *to)
 					  session->actions_of->limits);
 		corsa_limits_load(session->leader, to->limits);
 		spin_lock_irq(&sighand->siglock);
-		if (session->actions_of)
-			memcpy(session->actions_of->actions, actions,
-			       sizeof(to->actions));
-		memcpy(actions, to->actions, sizeof(to->actions));
+		exchange_actions(actions, session->actions_of, to);
 		WRITE_ONCE(session->actions_of, to);
 		spin_unlock_irq(&sighand->siglock);
 	}
