@@ -41,6 +41,9 @@ type Options struct {
 	// Deaths is how often the engine is killed in each of the tests of its death; 0 means 50, or 10 with
 	// -test.short.
 	Deaths int
+	// WakesOnce says that a thread of a dormant instance may be scheduled once by what it had slept for, in the kernel only,
+	// to be held from then on.
+	WakesOnce bool
 }
 
 // A generous bound: the machine may be busy. Nothing is asserted about time but that the suite ends.

@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 	o := enginetest.Options{Refuses: map[string]string{
 		"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping",
 		"socketpair-dgram": "socket pair",
-	}}
+	}, WakesOnce: true}
 	if testing.Short() {
 		o.ParkCycles, o.Deaths = 200, 8
 	}

@@ -104,9 +104,10 @@ func (in *instance) Park(limit time.Duration) error {
 	if s.active.Load() != in.id {
 		return nil
 	}
-	var flags client.ActivateFlags
+	// Threads that only look (poll, futex, sleep) may be left where they sleep: what wakes one finds it parked.
+	flags := client.Lazy
 	if limit > 0 {
-		flags = client.Boundary
+		flags |= client.Boundary
 	}
 	if err := s.session.Activate(client.None, flags, limit); err != nil {
 		return in.explain("park", err)

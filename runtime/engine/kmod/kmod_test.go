@@ -277,10 +277,10 @@ func TestSwap(t *testing.T) {
 	}
 	want := []clienttest.Activate{
 		{ID: a.id, Flags: uint32(client.Lazy)},
-		{ID: client.None, Flags: uint32(client.Boundary), TimeoutNS: uint64(time.Second)},
+		{ID: client.None, Flags: uint32(client.Boundary | client.Lazy), TimeoutNS: uint64(time.Second)},
 		{ID: b.id, Flags: uint32(client.Lazy)},
 		{ID: a.id, Flags: uint32(client.Lazy)},
-		{ID: client.None},
+		{ID: client.None, Flags: uint32(client.Lazy)},
 	}
 	for i := range m.asked {
 		m.asked[i].Size = 0
