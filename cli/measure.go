@@ -26,7 +26,7 @@ func newMeasureCommand(*globals) *cobra.Command {
 			"minutes, needs python3 and redis-server, and removes everything that it made.\n\n" +
 			"With --gate binder it measures calls through Binder instead: direct, through the gate in the kernel (engine kmod), which\n" +
 			"needs corsa.ko with its Binder gate, and through the broker (engine fork), and how many apps' calls a second there can be.\n" +
-			"That takes one to two minutes and needs binderfs.",
+			"That takes one to two minutes, in an emulated machine five or more, and needs binderfs.",
 		Args: takes(),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("apps") && o.Apps < 2 {

@@ -59,4 +59,5 @@ func TestMeasureUsage(t *testing.T) {
 	c.fails(2, "at least 2", "measure", "--apps", "1")
 	c.fails(2, "redis, threads or a number of MiB", "measure", "--service", "1,nginx")
 	c.fails(2, "unexpected argument", "measure", "extra")
+	c.fails(2, "--service has no meaning with --gate binder", "measure", "--gate", "binder", "--service", "redis")
 }

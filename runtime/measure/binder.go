@@ -120,7 +120,11 @@ func RunBinder(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, err
 	}
 	for _, cpu := range []string{PinnedCPU, AnyCPU} {
-		if err := r.binderOn(cpu, gates); err != nil {
+		err := r.binderOn(cpu, gates)
+		if err != nil && ctx.Err() != nil { // clients that end with it fail in their own ways
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("binder, %s CPU: %w", cpu, err)
 		}
 	}
@@ -161,9 +165,9 @@ func (r *run) binderOn(cpu string, gates []binderGate) (err error) {
 	var gated []*gatedEcho
 	for _, g := range gates {
 		r.Progress(fmt.Sprintf("binder: the service behind engine %s, %s CPU", g.engine, cpu))
-		e, err := r.startGated(g)
-		if err != nil {
-			return err
+		e, startErr := r.startGated(g)
+		if startErr != nil {
+			return startErr
 		}
 		defer func() { err = errors.Join(err, e.stop(r)) }()
 		gated = append(gated, e)

@@ -19,18 +19,15 @@ type caller struct {
 }
 
 // startCaller starts the apps and has them call until nothing is new any more. The instance of one is active then.
-func (r *run) startCaller(at echo, apps int) (c *caller, err error) {
-	c = &caller{}
-	defer func() {
+func (r *run) startCaller(at echo, apps int) (*caller, error) {
+	c := &caller{}
+	for i, l := range []**load{&c.other, &c.one}[2-apps:] {
+		var err error
+		if *l, err = r.startLoad(at, firstLoadUID+i); err == nil {
+			err = (*l).calls(roundCalls, new([]time.Duration))
+		}
 		if err != nil {
 			c.stop()
-		}
-	}()
-	for i, l := range []**load{&c.other, &c.one}[2-apps:] {
-		if *l, err = r.startLoad(at, firstLoadUID+i); err != nil {
-			return nil, err
-		}
-		if err = (*l).calls(roundCalls, new([]time.Duration)); err != nil {
 			return nil, err
 		}
 	}

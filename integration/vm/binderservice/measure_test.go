@@ -3,17 +3,20 @@ package binderservice_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"corsa.dev/corsa/runtime/measure"
 )
 
-// measureBinder runs `corsa measure --gate binder` and sees that nothing is left of it.
-func measureBinder(t *testing.T, args ...string) (report measure.Report, said string, err error) {
+// measureBinder runs `corsa measure --gate binder`, ends it at the step of that name, if any, and sees that nothing is left of it.
+func measureBinder(t *testing.T, step string, args ...string) (report measure.Report, said string, err error) {
 	t.Helper()
 	if !inVM() {
 		t.Skip("Binder: only in the VM")
@@ -25,9 +28,10 @@ func measureBinder(t *testing.T, args ...string) (report measure.Report, said st
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(corsa, append([]string{"measure", "--gate", "binder", "--json"}, args...)...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "TMPDIR="+dir), &stdout, &stderr
+	stderr := &ender{step: step, cmd: cmd}
+	var stdout bytes.Buffer
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "TMPDIR="+dir), &stdout, stderr
 	if err = cmd.Run(); err == nil {
 		err = json.Unmarshal(stdout.Bytes(), &report)
 	}
@@ -40,7 +44,24 @@ func measureBinder(t *testing.T, args ...string) (report measure.Report, said st
 	if e != nil || strings.Contains(string(mounts), filepath.Base(dir)) {
 		t.Errorf("mounts are left (%v):\n%s", e, mounts)
 	}
-	return report, stderr.String(), err
+	return report, stderr.text.String(), err
+}
+
+// ender takes what a program says, and ends it once that has a step's name in it.
+type ender struct {
+	step string
+	cmd  *exec.Cmd
+	text strings.Builder
+	done bool
+}
+
+func (e *ender) Write(p []byte) (int, error) {
+	e.text.Write(p)
+	if !e.done && e.step != "" && strings.Contains(e.text.String(), e.step) {
+		e.done = true
+		return len(p), e.cmd.Process.Signal(unix.SIGTERM)
+	}
+	return len(p), nil
 }
 
 // checkRows compares the rows, without the figures, with those of each CPU.
@@ -49,7 +70,7 @@ func checkRows(t *testing.T, report measure.Report, want []string) {
 	have := map[string]int{}
 	for _, r := range report.Rows {
 		have[r.Engine+": "+r.Name+", "+r.Service]++
-		if r.Value.N < 10 || r.Value.P50 <= 0 || r.Value.P99 < r.Value.P50 {
+		if r.Value.N < 2 || r.Value.P50 <= 0 || r.Value.P99 < r.Value.P50 {
 			t.Errorf("%s of %s: %+v", r.Name, r.Service, r.Value)
 		}
 		if r.Engine != "" && (r.Baseline == nil || r.Relation != "ratio" || r.Result <= 0) {
@@ -83,7 +104,7 @@ var (
 
 // Calls are measured direct, through the gate in the kernel and through the broker.
 func TestGuestMeasure(t *testing.T) {
-	report, said, err := measureBinder(t, "--quick", "--apps", "2")
+	report, said, err := measureBinder(t, "", "--quick", "--apps", "2")
 	if err != nil {
 		t.Fatal(err, said)
 	}
@@ -95,7 +116,7 @@ func TestGuestMeasure(t *testing.T) {
 
 // Without the module calls are measured direct and through the broker, and what is missing has its reason.
 func TestBareMeasure(t *testing.T) {
-	report, said, err := measureBinder(t, "--quick", "--apps", "2")
+	report, said, err := measureBinder(t, "", "--quick", "--apps", "2")
 	if err != nil {
 		t.Fatal(err, said)
 	}
@@ -103,7 +124,20 @@ func TestBareMeasure(t *testing.T) {
 	if len(report.Absent) != 1 || !strings.Contains(report.Absent[0], "corsa.ko") && !strings.Contains(report.Absent[0], "kernel module") {
 		t.Errorf("not measured: %q", report.Absent)
 	}
-	if _, said, err := measureBinder(t, "--quick", "--engine", "kmod"); err == nil || !strings.Contains(said, "kernel module") {
+	if _, said, err := measureBinder(t, "", "--quick", "--engine", "kmod"); err == nil || !strings.Contains(said, "kernel module") {
 		t.Errorf("with an engine that is not there: %v, %s", err, said)
+	}
+}
+
+// A measurement that is given up says so and leaves nothing, at whichever step that is.
+func TestBareMeasureGivenUp(t *testing.T) {
+	for _, step := range []string{"the service behind", "round trips", "2 apps at once"} {
+		t.Run(step, func(t *testing.T) {
+			_, said, err := measureBinder(t, step, "--quick")
+			var status *exec.ExitError
+			if !errors.As(err, &status) || status.ExitCode() != 1 || !strings.Contains(said, "corsa: binder, one CPU: ") {
+				t.Errorf("%v\n%s", err, said)
+			}
+		})
 	}
 }
