@@ -90,11 +90,13 @@ void corsa_abort_work(struct work_struct *work)
 	before = gate->count;
 	spin_unlock(&gate->lock);
 	if (record) {
-		if (!wait_event_timeout(session->waiting,
-					deserted(session, record),
-					CORSA_PATIENCE))
-			pr_warn("corsa: a thread of process %d does not leave instance %u, which has crashed\n",
-				task_tgid_nr(session->leader), record->id);
+		/* Behind the back of a thread in the driver nothing is safe. */
+		while (!wait_event_timeout(session->waiting,
+					   deserted(session, record),
+					   CORSA_PATIENCE))
+			pr_warn_ratelimited("corsa: a thread of process %d does not leave instance %u, which has crashed\n",
+					    task_tgid_nr(session->leader),
+					    record->id);
 		corsa_record_put(record);
 	}
 	mutex_lock(&gate->driver);

@@ -21,6 +21,7 @@
 	X(void, binder_free_buf, struct binder_proc *, struct binder_thread *, \
 	  struct binder_buffer *, bool)                                        \
 	X(void, binder_dec_node_tmpref, struct binder_node *)                  \
+	X(void, binder_thread_dec_tmpref, struct binder_thread *)              \
 	X(int, binder_update_ref_for_handle, struct binder_proc *, uint32_t,   \
 	  bool, bool, struct binder_ref_data *)                                \
 	X(void, binder_wakeup_proc_ilocked, struct binder_proc *)              \
@@ -149,6 +150,7 @@ int corsa_driver_last_node(const struct corsa_gate *gate)
 /* What was taken off one thread, to be ended without the driver's locks. */
 struct taken {
 	struct list_head work;
+	struct binder_thread *called; /* somebody was about to reply to it */
 	struct binder_transaction *unanswered;
 	struct binder_buffer *buffers[BUFFERS_MAX];
 	u32 count;
@@ -183,10 +185,36 @@ static void take_stack_ilocked(struct binder_thread *thread,
 		} else {
 			t->from = NULL;
 			next = t->from_parent;
+			taken->called = thread;
 		}
 		spin_unlock(&t->lock);
 	}
 	thread->transaction_stack = NULL;
+	if (taken->called) {
+		atomic_inc(&thread->tmp_ref);
+		thread->is_dead = true;
+	}
+}
+
+/*
+ * Whoever replies finds the thread by its call, and later, having dropped all
+ * locks in between, insists that the call is on the thread's stack: unless the
+ * thread is dead. So it is, until all who have found it are done; nobody else
+ * can, as its calls do not name it any more. Our reference keeps it.
+ */
+static void let_repliers_finish(struct binder_proc *proc,
+				struct binder_thread *thread)
+{
+	if (!thread)
+		return;
+	while (atomic_read(&thread->tmp_ref) > 1)
+		schedule_timeout_uninterruptible(1);
+	spin_lock(&proc->inner_lock);
+	/* Unless it has left the driver for good. */
+	if (find_thread(proc, thread->pid) == thread)
+		thread->is_dead = false;
+	spin_unlock(&proc->inner_lock);
+	static_call(corsa_binder_thread_dec_tmpref)(thread);
 }
 
 /* What is about objects and deaths is not about transactions. */
@@ -339,6 +367,7 @@ void corsa_driver_abort(struct corsa_gate *gate)
 
 			again = take_thread(proc, &taken);
 			again |= take_queue(proc, &taken);
+			let_repliers_finish(proc, taken.called);
 			end_taken(proc, &taken);
 			again |= end_oneway(gate, proc);
 		} while (again);

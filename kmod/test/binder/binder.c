@@ -204,7 +204,7 @@ static int send_parcel(struct conn *conn, uint32_t command,
 		       struct binder_transaction_data *head,
 		       const struct parcel *parcel, int read)
 {
-	uint8_t data[8192];
+	uint8_t data[72 << 10];
 	binder_size_t offset = (parcel->size + 7) & ~7UL;
 
 	if (offset + sizeof(*parcel->object) > sizeof(data))
@@ -243,9 +243,16 @@ int conn_call(struct conn *conn, uint32_t handle, uint32_t code, uint32_t flags,
 	/* What came with the last thing that was read. */
 	while (conn->in_pos != conn->in_size) {
 		get(conn, &command, sizeof(command));
-		if (command == BR_TRANSACTION || command == BR_REPLY)
+		if (command == BR_REPLY ||
+		    (command == BR_TRANSACTION && !handle_nested))
 			abort();
-		acknowledge(conn, command);
+		if (command == BR_TRANSACTION) {
+			/* Within a call that has failed in the meantime. */
+			get_message(conn, &nested);
+			handle_nested(conn, &nested);
+		} else {
+			acknowledge(conn, command);
+		}
 	}
 	if (send_parcel(conn, BC_TRANSACTION, &head, parcel, 1))
 		return -1;

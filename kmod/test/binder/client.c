@@ -14,8 +14,9 @@
 
 #include "client.h"
 
-uint32_t client_called;
+uint32_t client_called, client_reply_size;
 static int nest_calls;
+static char reply[CLIENT_REPLY_MAX];
 
 void client_open(struct conn *conn, const char *device, uint32_t uid)
 {
@@ -105,7 +106,7 @@ int client_say(struct conn *conn, uint32_t code, uint32_t value,
 
 static void on_called(struct conn *conn, struct message *message)
 {
-	struct parcel nothing = { .data = "" };
+	struct parcel parcel = { .data = reply, .size = client_reply_size };
 	struct answer answer;
 
 	client_called++;
@@ -116,7 +117,9 @@ static void on_called(struct conn *conn, struct message *message)
 	    (client_step(conn, getuid(), client_called, 0, &answer) ||
 	     client_step(conn, getuid(), client_called, TF_ONE_WAY, NULL)))
 		client_called = 0;
-	conn_reply(conn, &nothing);
+	if (client_reply_size)
+		usleep(rand() % 2000);
+	conn_reply(conn, &parcel);
 }
 
 int client_say_nested(struct conn *conn, uint32_t code, uint32_t value,

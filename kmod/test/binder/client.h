@@ -33,6 +33,8 @@ int client_is_called(struct conn *conn, int ms);
 /* Waits for it, and answers. */
 int client_be_called(struct conn *conn);
 extern uint32_t client_called; /* so often the object was called */
+#define CLIENT_REPLY_MAX (64 << 10)
+extern uint32_t client_reply_size; /* of what the object replies, with delay */
 
 /* A child process that runs app(uid, data) and exits with what it returns. */
 typedef int (*app)(uint32_t uid, void *data);

@@ -156,6 +156,54 @@ static int app_for_ever(uint32_t uid, void *data)
 	}
 }
 
+static int __attribute__((noreturn)) app_lend_for_ever(uint32_t uid, void *data)
+{
+	struct answer answer;
+	struct conn conn;
+
+	client_open(&conn, data, uid);
+	client_reply_size = CLIENT_REPLY_MAX; /* it takes its time */
+	for (;;)
+		client_lend(&conn, CODE_CALLBACK, 0, &answer);
+}
+
+/*
+ * The instance crashes while clients are in the middle of replying to it: the
+ * driver must not find its threads without the calls that the replies are to.
+ */
+static void test_crash_callbacks(void)
+{
+	struct binder_service service;
+	int session = start_gated(&service, "lend", CORSA_BINDER_EUID, 0);
+	struct say say = { service.device, CODE_CRASH, 0 };
+	struct corsa_binder_stats stats;
+	uint32_t id, image;
+	pid_t pids[4];
+	int i;
+
+	gate_branches(session, 1, &id);
+	image = must_image(session, id);
+	for (i = 0; i < 4; i++)
+		pids[i] = client_fork(FIRST_UID, app_lend_for_ever,
+				      (void *)service.device);
+	for (i = 0; i < 150; i++) {
+		usleep(rand() % 5000);
+		client_wait(client_fork(FIRST_UID, app_say, &say));
+		must(!corsa_restore_to(session, image, id));
+	}
+	for (i = 0; i < 4; i++) {
+		kill(pids[i], SIGKILL);
+		client_wait(pids[i]);
+	}
+	must_be_idle(session);
+	gate_stats(session, &stats);
+	printf("%llu calls back, %llu transactions ended\n",
+	       (unsigned long long)stats.outgoing,
+	       (unsigned long long)stats.aborted);
+	must(stats.outgoing && stats.aborted);
+	binder_service_stop(&service);
+}
+
 /* Kills of clients, crashes, and now and then of the service. */
 static void chaos(const char *name, int rounds)
 {
@@ -231,6 +279,7 @@ static void test_long_chaos(void)
 const struct test stress_tests[] = {
 	{ "sixteen", test_sixteen },
 	{ "chaos", test_chaos },
+	{ "crash-callbacks", test_crash_callbacks, 0 },
 	{ "hundred-thousand", test_hundred_thousand, 1 },
 	{ "long-chaos", test_long_chaos, 1 },
 	{ 0 }
