@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -20,6 +19,9 @@ var ErrTimeout = errors.New("the VM's time is over")
 
 // ErrNoStatus says that the VM ended before its command did, without a complaint of the kernel.
 var ErrNoStatus = errors.New("the VM ended before its command")
+
+// ErrClock says that the clock of a VM was fast. Whatever has limits of time in it will have failed for that.
+var ErrClock = errors.New("the VM's clock has run ahead of this machine's")
 
 // File is a file or a directory of the host and where the guest finds it.
 type File struct {
@@ -88,7 +90,7 @@ func (o *Options) defaults(k Kernel) {
 
 // Run boots the kernel, runs the command in it and waits until QEMU has ended. The error is a *KernelError if the
 // kernel complained, whatever the command said; ErrTimeout or ErrNoStatus, with the console, if the command did not
-// come to its end. A command that fails is no error: see Result.Code.
+// come to its end; ErrClock, with the result, if the VM's time was not this machine's. A command that fails is no error: see Result.Code.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if len(o.Command) == 0 {
 		return nil, errors.New("a VM needs a command")
@@ -120,9 +122,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		m.release()
 		return nil, errors.Join(err, c.wait())
 	}
+	begun := time.Now()
 	runErr := m.run(ctx, nil)
+	elapsed := time.Since(begun)
 	readErr := c.wait()
-	r, err := o.conclude(k, runErr, status.String(), &Result{Console: clean(console.String()), Dmesg: dmesg.String()})
+	r, err := o.conclude(k, runErr, elapsed, status.String(), &Result{Console: clean(console.String()), Dmesg: dmesg.String()})
 	if err != nil {
 		return r, err // what has been cut off with the VM says no more than that
 	}
@@ -146,7 +150,7 @@ func (o *Options) prepare(k Kernel) (*machine, error) {
 }
 
 // conclude judges a run by what the kernel and the guest's first program have said.
-func (o *Options) conclude(k Kernel, runErr error, status string, r *Result) (*Result, error) {
+func (o *Options) conclude(k Kernel, runErr error, elapsed time.Duration, status string, r *Result) (*Result, error) {
 	for _, text := range []string{r.Console, r.Dmesg} {
 		if line := complaint(text); line != "" {
 			return r, &KernelError{Kernel: k.Name, Line: line, Console: text}
@@ -155,12 +159,14 @@ func (o *Options) conclude(k Kernel, runErr error, status string, r *Result) (*R
 	if runErr != nil {
 		return r, fmt.Errorf("%w\n--- console ---\n%s", runErr, r.Console)
 	}
-	text, ok := strings.CutPrefix(strings.TrimSpace(status), "exit ")
-	code, err := strconv.Atoi(text)
-	if !ok || err != nil {
+	var up float64
+	if _, err := fmt.Sscanf(status, "exit %d up %f", &r.Code, &up); err != nil {
 		return r, fmt.Errorf("kernel %s: %w\n--- console ---\n%s", k.Name, ErrNoStatus, r.Console)
 	}
-	r.Code = code
+	const tolerance = 1.2 // and what the boot may be off by
+	if up > tolerance*elapsed.Seconds()+5 {
+		return r, fmt.Errorf("kernel %s: %w: %.0f s in %.0f s", k.Name, ErrClock, up, elapsed.Seconds())
+	}
 	return r, nil
 }
 

@@ -160,6 +160,17 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// A VM whose clock is fast says so: here the kernel takes the processor's counter for a tenth as fast as any is.
+func TestClock(t *testing.T) {
+	k := vmtest.Kernels(t)[0]
+	_, err := vm.Run(t.Context(), vm.Options{
+		Kernel: k.Name, KernelArgs: []string{"tsc_early_khz=100000"}, Command: []string{"sleep", "60"},
+	})
+	if !errors.Is(err, vm.ErrClock) {
+		t.Errorf("a VM with a fast clock gave %v", err)
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	k := vmtest.Kernels(t)[0]
 	for name, c := range map[string]struct {
