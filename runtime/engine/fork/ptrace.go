@@ -1,7 +1,6 @@
 package fork
 
 import (
-	"errors"
 	"fmt"
 	"unsafe"
 
@@ -89,16 +88,8 @@ func pendingUnblocked(tid int, mask uint64) (bool, error) {
 	return false, nil
 }
 
-// waitTask waits for the next event of exactly this task; never for any, which would steal others' events.
-func waitTask(tid int) (unix.WaitStatus, error) {
-	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(tid, &ws, unix.WALL, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return ws, err
-		}
-	}
-}
+// waitTask waits for the next event of a task that has been let go on; see awaitEvent.
+func waitTask(tid int) (unix.WaitStatus, error) { return awaitEvent(tid, func() {}) }
 
 // readMem fills the buffers from consecutive memory of the process at addr.
 func readMem(pid int, addr uint64, b []byte) error {

@@ -338,6 +338,9 @@ func adoptThreads(t *tracee, states []threadState) error {
 			th.state.TID = inner
 		}
 		t.threads = append(t.threads, th)
+		if last := len(t.threads) - 1; tid == t.pid { // listed by name it need not be the first: see awaitAll
+			t.threads[0], t.threads[last] = t.threads[last], t.threads[0]
+		}
 	}
 	return nil
 }

@@ -167,9 +167,17 @@ func (t *tracee) awaitAll() error {
 		}
 		err := t.await(th)
 		th.awaited = true
-		if errors.Is(err, errThreadGone) {
-			th.tid = 0
-		} else if err != nil && first == nil {
+		switch {
+		case !errors.Is(err, errThreadGone):
+		case !th.held: // its end has been waited for
+			th.tid, err = 0, nil
+		case th.tid != t.pid:
+			reap(th.tid)
+			th.tid, err = 0, nil
+		default: // release takes leave of the others first
+			err = gone(t.pid, unix.ESRCH)
+		}
+		if err != nil && first == nil {
 			first = err
 		}
 	}
@@ -178,12 +186,17 @@ func (t *tracee) awaitAll() error {
 }
 
 // await waits for the stop that PTRACE_INTERRUPT asked for and reads the thread's state. Signals that arrive
-// first are delivered: their handlers run after the thread goes on.
+// first are delivered: their handlers run after the thread goes on. After errThreadGone, a thread that is still held has been
+// killed and is to be reaped.
 func (t *tracee) await(th *thread) error {
 	for {
 		ws, err := awaitStop(th.tid)
 		if err != nil {
-			if errors.Is(err, unix.ECHILD) {
+			switch {
+			case errors.Is(err, unix.ECHILD):
+				th.held = false
+				return errThreadGone
+			case errors.Is(err, unix.ESRCH):
 				return errThreadGone
 			}
 			return fmt.Errorf("thread %d of process %d: wait: %w", th.tid, t.pid, err)
@@ -245,9 +258,19 @@ func (t *tracee) atRest(th *thread) bool {
 // awaitStop waits for the next event of an interrupted thread. It never blocks for good: if nothing comes, another
 // trap may have cleared the interrupt (see await), and it is made once more.
 func awaitStop(tid int) (unix.WaitStatus, error) {
+	return awaitEvent(tid, func() {
+		_ = ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0) // ESRCH: it is dying, which the next look will tell
+	})
+}
+
+// awaitEvent waits for the next event of exactly this task; never for any, which would steal others' events. It calls late
+// every now and then. The error is ESRCH if the task is the leader of a process that has been killed: nobody can wait for
+// it before its other threads have been waited for, which may be the caller's to do.
+func awaitEvent(tid int, late func()) (unix.WaitStatus, error) {
 	const patient = 20 * time.Millisecond
 	var ws unix.WaitStatus
 	var since time.Time
+	dead := false
 	for looks := 0; ; looks++ {
 		n, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
 		switch {
@@ -257,6 +280,8 @@ func awaitStop(tid int) (unix.WaitStatus, error) {
 			return ws, err
 		case n == tid:
 			return ws, nil
+		case dead:
+			return ws, fmt.Errorf("task %d: %w", tid, unix.ESRCH)
 		}
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		if looks < 100 {
@@ -265,9 +290,11 @@ func awaitStop(tid int) (unix.WaitStatus, error) {
 		if since.IsZero() {
 			since = time.Now()
 		} else if time.Since(since) > patient {
-			// ESRCH: it is dying, which the next look will tell.
-			_ = ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0)
+			if dead = isDead(tid); !dead { // else there is one more look: it may have died since the last
+				late()
+			}
 			since = time.Now()
+			continue
 		}
 		time.Sleep(20 * time.Microsecond)
 	}
@@ -293,14 +320,24 @@ func (t *tracee) release() {
 	t.dropDead()
 }
 
-// reap waits for the death of a thread that is on its way out, for no longer than that ever takes.
+// reap waits for the death of a thread that has been killed. If that takes longer than it ever should, it is waited for
+// beside: as long as the tracer of one thread has not, nobody learns of the death of its process.
 func reap(tid int) {
-	const most = 100 * time.Millisecond
-	for begun := time.Now(); time.Since(begun) < most; time.Sleep(20 * time.Microsecond) {
-		var ws unix.WaitStatus
-		n, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
-		if err != nil && !errors.Is(err, unix.EINTR) || n == tid && !ws.Stopped() {
+	const usual = 100 * time.Millisecond
+	for begun := time.Now(); time.Since(begun) < usual; time.Sleep(20 * time.Microsecond) {
+		if reaped(tid) {
 			return
 		}
 	}
+	go func() {
+		for !reaped(tid) {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+}
+
+func reaped(tid int) bool {
+	var ws unix.WaitStatus
+	n, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
+	return err != nil && !errors.Is(err, unix.EINTR) || n == tid && !ws.Stopped()
 }
