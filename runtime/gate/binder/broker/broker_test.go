@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -280,16 +278,13 @@ func TestCrowd(t *testing.T) {
 			for _, a := range apps {
 				answers = append(answers, a.begin("hammer", 60))
 			}
-			var together atomic.Int32
-			stop := w.sample(&together)
 			for _, answer := range answers {
 				if got := answer(); got != "ok" {
 					t.Error(got)
 				}
 			}
-			stop()
-			if concurrency == spec.Strict && together.Load() > 1 {
-				t.Errorf("%d instances were active at once", together.Load())
+			if n := w.monitor.MostActive(); concurrency == spec.Strict && n != 1 {
+				t.Errorf("%d instances were active at once", n)
 			}
 			var switches, transactions uint64
 			for _, s := range w.broker.Stats() {
@@ -300,28 +295,6 @@ func TestCrowd(t *testing.T) {
 			}
 			t.Logf("%d switches in %d transactions", switches, transactions)
 		})
-	}
-}
-
-// sample looks how many instances are active at once, until the returned function is called.
-func (w *world) sample(most *atomic.Int32) func() {
-	done := make(chan struct{})
-	var running sync.WaitGroup
-	running.Add(1)
-	go func() {
-		defer running.Done()
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(time.Millisecond):
-			}
-			most.Store(max(most.Load(), int32(w.monitor.Active())))
-		}
-	}()
-	return func() {
-		close(done)
-		running.Wait()
 	}
 }
 

@@ -4,13 +4,12 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 )
 
-// died is called by the watcher when an instance's process has ended.
+// died is called by the watcher when an instance's process has ended. That can be before it is the app's: whoever makes it so
+// has the app to himself, and replace waits for him.
 func (b *Broker) died(a *app, in engine.Instance) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a.inst == in {
-		b.spawn(func() { b.replace(a, in) })
-	}
+	b.spawn(func() { b.replace(a, in) })
 }
 
 // replace has the monitor put another instance in the place of one that has died. The callers of the dead one are still

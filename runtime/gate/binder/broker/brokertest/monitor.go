@@ -17,20 +17,21 @@ import (
 type Monitor struct {
 	mu       sync.Mutex
 	service  engine.Service
-	byApp    map[instance.App]engine.Instance
+	byApp    map[instance.App]*counted
 	images   map[instance.App]engine.Image
 	crashes  int
 	captures int
 	failed   error
 	refusal  error
 	left     []instance.App
+	active   gauge
 }
 
 var _ gate.Monitor = (*Monitor)(nil)
 
 // NewMonitor returns a Monitor that has no service yet.
 func NewMonitor() *Monitor {
-	return &Monitor{byApp: map[instance.App]engine.Instance{}, images: map[instance.App]engine.Image{}}
+	return &Monitor{byApp: map[instance.App]*counted{}, images: map[instance.App]engine.Image{}}
 }
 
 // SetService says what instances are branched from.
@@ -51,7 +52,7 @@ func (m *Monitor) Refuse(err error) {
 func (m *Monitor) Put(key instance.App, in engine.Instance, img engine.Image) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.byApp[key] = in
+	m.byApp[key] = m.active.of(in)
 	if img != nil {
 		m.images[key] = img
 	}
@@ -61,21 +62,14 @@ func (m *Monitor) Put(key instance.App, in engine.Instance, img engine.Image) {
 func (m *Monitor) Of(key instance.App) (engine.Instance, engine.Image) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.byApp[key], m.images[key]
+	if in := m.byApp[key]; in != nil {
+		return in, m.images[key]
+	}
+	return nil, m.images[key]
 }
 
-// Active returns how many instances are active.
-func (m *Monitor) Active() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := 0
-	for _, in := range m.byApp {
-		if !in.Dormant() {
-			n++
-		}
-	}
-	return n
-}
+// MostActive returns how many instances have been active at once, at most. One that has died counts until the monitor is told.
+func (m *Monitor) MostActive() int { return m.active.most() }
 
 // Counts are what has happened until now.
 type Counts struct {
@@ -105,10 +99,12 @@ func (m *Monitor) branch(ctx context.Context, key instance.App) (engine.Instance
 		img = m.service.Base()
 	}
 	in, _, err := m.service.Branch(ctx, img, nil)
-	if err == nil {
-		m.byApp[key] = in
+	if err != nil {
+		return nil, err
 	}
-	return in, err
+	c := m.active.of(in)
+	m.byApp[key] = c
+	return c, nil
 }
 
 // Instance implements gate.Monitor.
@@ -128,7 +124,7 @@ func (m *Monitor) Instance(ctx context.Context, key instance.App) (engine.Instan
 func (m *Monitor) Checkpoint(ctx context.Context, key instance.App, _ string, conns engine.Conns) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	img, _, err := m.service.Checkpoint(ctx, m.byApp[key], conns)
+	img, _, err := m.service.Checkpoint(ctx, m.byApp[key].Instance, conns)
 	m.failed = err
 	if err != nil {
 		return err
