@@ -31,10 +31,7 @@ func TestGuestBroker(t *testing.T) {
 	if err := unix.Kill(old, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("the name is back", func() bool {
-		got, err := s.call(first, "get")
-		return err == nil && got == "one"
-	})
+	s.eventuallySays("one", first, "get")
 	s.says("two", second, "get")
 	s.says("1", third, "put", "three")
 	s.fails("", first, "crash")

@@ -167,6 +167,22 @@ func (s *served) says(want string, uid int, args ...string) {
 	}
 }
 
+// eventuallySays is says for a service that is just coming back.
+func (s *served) eventuallySays(want string, uid int, args ...string) {
+	s.t.Helper()
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		called := time.Now()
+		got, err := s.call(uid, args...)
+		if err == nil && got == want {
+			return
+		}
+		if now := time.Now(); now.Sub(begun) > patience {
+			s.t.Fatalf("uid %d: %s: not %q within %v; the last call took %v and gave %q (%v)", uid, strings.Join(args, " "), want, patience,
+				now.Sub(called), got, err)
+		}
+	}
+}
+
 // fails has an app call the store, which has to fail with an error that says so.
 func (s *served) fails(want string, uid int, args ...string) {
 	s.t.Helper()

@@ -124,6 +124,11 @@ func (b *Broker) Serve(ctx context.Context) error {
 		defer b.workers.Done()
 		b.watch.run(b.ctx)
 	}()
+	b.workers.Add(1)
+	go func() {
+		defer b.workers.Done()
+		b.watchStalls()
+	}()
 	close(b.serving)
 	select {
 	case <-b.ctx.Done():
