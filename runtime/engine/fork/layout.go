@@ -79,6 +79,12 @@ func (a arena) ctl(side int) uint64   { return uint64(a) + offCtl + uint64(side)
 func (a arena) agent(side int) uint64 { return uint64(a) + offAgents + uint64(side)*0x100 }
 func (a arena) slot(i int) uint64     { return uint64(a) + offSlots + uint64(i)*slotSize }
 
+// slotAt returns which slot begins at the address.
+func (a arena) slotAt(at uint64) (int, bool) {
+	i := (at - a.slot(0)) / slotSize
+	return int(i), at >= a.slot(0) && i < maxThreads && a.slot(int(i)) == at
+}
+
 // has reports whether the address is in the arena.
 func (a arena) has(at uint64) bool { return a != 0 && at >= uint64(a) && at < uint64(a)+arenaSize }
 

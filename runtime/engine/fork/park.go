@@ -166,7 +166,11 @@ func (p *parker) undescribed() bool {
 func (p *parker) know() error {
 	clear(p.used)
 	for i := range p.t.threads {
-		if th := &p.t.threads[i]; th.known {
+		th := &p.t.threads[i]
+		if err := p.recognise(th); err != nil {
+			return err
+		}
+		if th.known {
 			p.used[th.state.Slot] = true
 		}
 	}
@@ -180,20 +184,41 @@ func (p *parker) know() error {
 			if free == len(p.used) {
 				return fmt.Errorf("process %d has more than %d threads: %w", p.t.pid, maxThreads, engine.ErrRefused)
 			}
-			inner, err := innerTID(p.t.pid, th.tid)
-			if err != nil {
-				return err
-			}
 			p.used[free] = true
-			th.state = threadState{TID: inner, Slot: free}
-			th.known = true
-			if err := getRseq(th.tid, &th.state.Rseq); err != nil {
-				return fmt.Errorf("thread %d: rseq: %w", th.tid, err)
+			if err := p.describe(th, free); err != nil {
+				return err
 			}
 		}
 		if err := p.abortRseq(th); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// recognise finds the slot of a thread that another engine has parked, and that was not there yet when that one described the
+// instance: its frame is in this slot and nowhere else, as long as it has not left the stub.
+func (p *parker) recognise(th *thread) error {
+	if th.known || !p.arena.inStub(th.regs.Rip) {
+		return nil
+	}
+	slot, ok := p.arena.slotAt(th.regs.R12)
+	if !ok {
+		return fmt.Errorf("thread %d of process %d is in the stub without a slot", th.tid, p.t.pid)
+	}
+	return p.describe(th, slot)
+}
+
+// describe fills in the state of a thread that is to have this slot.
+func (p *parker) describe(th *thread, slot int) error {
+	inner, err := innerTID(p.t.pid, th.tid)
+	if err != nil {
+		return err
+	}
+	th.state = threadState{TID: inner, Slot: slot, FSBase: th.regs.Fs_base, GSBase: th.regs.Gs_base}
+	th.known = true
+	if err := getRseq(th.tid, &th.state.Rseq); err != nil {
+		return fmt.Errorf("thread %d: rseq: %w", th.tid, err)
 	}
 	return nil
 }
