@@ -48,7 +48,7 @@ static int run(const struct test *test)
 	pid = fork();
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		alarm(test->on_request ? 1200 : 120);
+		alarm(test->on_request ? 3600 : 600);
 		dev = corsa_open();
 		must(dev >= 0);
 		test->run();
