@@ -151,7 +151,7 @@ func (s *Sandbox) launch(lp *libcontainer.Process, stdio *Stdio, start func(*lib
 // undo removes a container whose creation failed half way.
 func (s *Sandbox) undo() error {
 	if s.init != nil {
-		err := s.kill(context.Background())
+		err := s.Kill(context.Background())
 		// It is our child: reap it. That it was killed is no news.
 		if _, werr := s.init.Wait(); err == nil {
 			err = werr

@@ -32,15 +32,15 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 		return s.wrap("delete", err)
 	}
 	if force || st != Stopped {
-		if err := s.kill(ctx); err != nil {
+		if err := s.Kill(ctx); err != nil {
 			return err
 		}
 	}
 	return s.destroy()
 }
 
-// kill ends every process of the container and waits until its pid 1 is gone.
-func (s *Sandbox) kill(ctx context.Context) error {
+// Kill ends every process of the container, whatever its state, and waits until its pid 1 is gone, for ten seconds at most.
+func (s *Sandbox) Kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	pid, err := s.InitPID()

@@ -257,10 +257,7 @@ func (m *Monitor) destroy() error {
 		h.mu.Unlock()
 	}
 	errs = append(errs, ignoreGone(m.eng.Destroy()))
-	if err := m.box.Signal(unix.SIGKILL); err != nil && !errors.Is(err, sandbox.ErrWrongState) {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.box.Kill(context.Background()))...)
 }
 
 func ignoreGone(err error) error {

@@ -154,7 +154,7 @@ func Stop(ctx context.Context, r Ref) error {
 		k, err := l.tryLock()
 		switch {
 		case err == nil:
-			if err := errors.Join(stopOffline(l), k.release()); err != nil {
+			if err := errors.Join(stopOffline(ctx, l), k.release()); err != nil {
 				return err
 			}
 			return within(ctx, stopLimit, l.awaitNoSupervisor)
@@ -181,7 +181,7 @@ func Stop(ctx context.Context, r Ref) error {
 }
 
 // stopOffline ends a service whose monitor is gone. The caller has the lock, so no other one takes over meanwhile.
-func stopOffline(l layout) error {
+func stopOffline(ctx context.Context, l layout) error {
 	rec, err := l.load()
 	if errors.Is(err, ErrNotServed) {
 		return nil // the monitor did all that
@@ -194,9 +194,7 @@ func stopOffline(l layout) error {
 	if err != nil {
 		return err
 	}
-	if err := box.Signal(unix.SIGKILL); err != nil && !errors.Is(err, sandbox.ErrWrongState) {
-		errs = append(errs, err)
-	}
+	errs = append(errs, box.Kill(ctx))
 	if rec != nil {
 		errs = append(errs, removePublic(&rec.Service))
 	}
