@@ -47,7 +47,7 @@ type Options struct {
 }
 
 // A generous bound: the machine may be busy. Nothing is asserted about time but that the suite ends.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 type suite struct {
 	newEngine func(t *testing.T) engine.Engine
