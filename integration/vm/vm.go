@@ -68,6 +68,16 @@ type Result struct {
 // debugSlowness is how much longer a kernel for debugging may take.
 const debugSlowness = 10
 
+// Limit returns how long Run lets the VM take.
+func (o Options) Limit() (time.Duration, error) {
+	k, err := FindKernel(o.Kernel)
+	if err != nil {
+		return 0, err
+	}
+	o.defaults(k)
+	return o.Timeout, nil
+}
+
 func (o *Options) defaults(k Kernel) {
 	if o.SMP == 0 {
 		o.SMP = 1

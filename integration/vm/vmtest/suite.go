@@ -37,7 +37,12 @@ func Run(t *testing.T, s Suite) {
 	binary := s.build(t)
 	o.Files = append(o.Files, vm.File{Host: binary, Guest: "/usr/local/bin/vm.test"})
 	o.Env = append([]string{"TMPDIR=/var/tmp"}, o.Env...)
-	o.Command = append([]string{"vm.test", "-test.v=test2json", "-test.timeout=0"}, s.Args...)
+	limit, err := o.Limit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit -= limit / 8 // so that the binary tells what it hangs in before the VM's time is over
+	o.Command = append([]string{"vm.test", "-test.v=test2json", "-test.timeout=" + limit.String()}, s.Args...)
 	if s.EngineTest {
 		dir := t.TempDir()
 		if err := enginetest.BuildPrograms(dir); err != nil {
