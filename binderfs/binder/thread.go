@@ -75,7 +75,7 @@ func (c *Conn) putThread(t *thread) {
 }
 
 // exchange gives the driver the commands in out and, if read, waits for what it has to say. It returns early, with nothing,
-// when the Conn is woken. A signal does not end it: what the driver has consumed is not given to it again.
+// when the Conn is woken, or by a signal. What the driver has consumed is not given to it again.
 func (t *thread) exchange(read bool) ([]byte, error) {
 	for {
 		t.io = writeRead{}
@@ -99,6 +99,10 @@ func (t *thread) exchange(read bool) ([]byte, error) {
 		}
 		if !errors.Is(err, unix.EINTR) {
 			return nil, fmt.Errorf("binder device %s: %w", t.conn.path, err)
+		}
+		// At the end of a call that a signal has broken off the driver forgets that the thread was woken: the caller looks why.
+		if read {
+			return t.in[:0], nil
 		}
 	}
 }
