@@ -214,7 +214,7 @@ static bool unshared_locked(struct corsa_thread *thread)
 {
 	struct task_struct *task = thread->task;
 
-	return !thread->moving && !(task->flags & PF_EXITING) &&
+	return !thread->to && !(task->flags & PF_EXITING) &&
 	       (READ_ONCE(task->files) != thread->cur->files ||
 		READ_ONCE(task->fs) != thread->cur->fs);
 }

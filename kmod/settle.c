@@ -59,7 +59,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	to->inside++;
 	to->awake++;
 	set_parked_locked(thread, false);
-	thread->moving = true;
+	thread->to = to;
 	spin_unlock(&session->lock);
 
 	corsa_swap(thread, to, &times);
@@ -73,7 +73,7 @@ static void become_locked(struct corsa_thread *thread, struct corsa_record *to)
 	session->stats.sum.swaps++;
 	corsa_stats_add_locked(session, CORSA_HIST_SWAP_MM, times.mm_ns);
 	corsa_stats_add_locked(session, CORSA_HIST_SWAP, times.total_ns);
-	thread->moving = false;
+	thread->to = NULL;
 	thread->leaving = false;
 	/* It has not run since it was loaded, so its state there is still good. */
 	thread->saved = true;

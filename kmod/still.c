@@ -102,10 +102,14 @@ int corsa_freeze(struct corsa_record *record)
 		corsa_note_recent_locked(record);
 	session->awaited = 0;
 	list_for_each_entry(thread, &session->threads, link) {
-		/* Late ones may still be on their way into the active one. */
+		/*
+		 * Late ones may still be on their way into the active one, or
+		 * into one that was active a moment ago.
+		 */
 		thread->awaited = !thread->parked &&
 				  (record == session->active ||
-				   thread->cur == record);
+				   thread->cur == record ||
+				   thread->to == record);
 		session->awaited += thread->awaited;
 		if (thread->awaited)
 			corsa_thread_kick(thread);

@@ -32,7 +32,7 @@ struct corsa_thread {
 
 	/* Written by the thread itself under session->lock: */
 	struct corsa_record *cur;	/* the record that it is in */
-	bool moving;	/* between two records, with something of each */
+	struct corsa_record *to; /* that it is becoming: it has something of each */
 	unsigned long sleeps; /* task->nvcsw when it began to run in cur */
 	bool parked;
 	bool saved;	/* its state in cur is up to date: it has not run since */
