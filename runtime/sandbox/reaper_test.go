@@ -106,7 +106,7 @@ func TestReaperForwardsSignals(t *testing.T) {
 		for s in HUP INT QUIT USR1 USR2 ALRM CONT WINCH TSTP TTIN TTOU PIPE SEGV RTMIN; do trap "echo $s" $s; done
 		trap 'echo TERM; exit 5' TERM
 		echo ready
-		while :; do sleep 0.01; done`)
+		while :; do read -r nothing; done`) // no sleep: a shell that is just starting a program may lose a signal
 	s := create(t, Options{Bundle: dir, Spec: spec, Reaper: true, Stdio: Stdio{Pipes: true}})
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
