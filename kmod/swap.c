@@ -125,7 +125,7 @@ static void swap_files(struct corsa_record *to)
 	spin_unlock(&fs->lock);
 }
 
-/* A plain loop: for so little, memcpy() and a buffer are more expensive. */
+/* Out and in, in one pass over the table. `from` may be NULL. */
 static void exchange_actions(struct k_sigaction *actions,
 			     struct corsa_record *from, struct corsa_record *to)
 {

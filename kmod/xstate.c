@@ -7,12 +7,10 @@
  */
 #include <linux/align.h>
 #include <linux/bitops.h>
-#include <linux/init.h>
 #include <linux/minmax.h>
 #include <linux/string.h>
 
 #include <asm/cpufeature.h>
-#include <asm/fpu/xcr.h>
 #include <asm/processor.h>
 
 #include "xstate.h"
@@ -39,17 +37,6 @@ void corsa_xstate_init(void)
 		components[i].offset = ebx;
 		components[i].aligned = ecx & BIT(1);
 	}
-}
-
-/* Sizes are multiples of eight, in which memcpy() does not always copy. */
-static void copy(void *to, const void *from, u32 size)
-{
-	unsigned long words = size / sizeof(u64);
-
-	asm volatile("rep movsq"
-		     : "+D"(to), "+S"(from), "+c"(words)
-		     :
-		     : "memory");
 }
 
 /* The kernel keeps them elsewhere, so those in the image are stale. */
@@ -89,15 +76,15 @@ void corsa_xstate_copy(union fpregs_state *to, const union fpregs_state *from,
 		return;
 	}
 	if (header->xcomp_bv & CORSA_COMPACTED) {
-		copy(to, from, min(size, compacted_end(header)));
+		memcpy(to, from, min(size, compacted_end(header)));
 		return;
 	}
-	copy(to, from, min_t(u32, size, CORSA_LEGACY_SIZE));
+	memcpy(to, from, min_t(u32, size, CORSA_LEGACY_SIZE));
 	used = in_use(header);
 	for (i = XFEATURE_YMM; i < XFEATURE_MAX; i++)
 		if (used & BIT_ULL(i) &&
 		    components[i].offset + components[i].size <= size)
-			copy((void *)to + components[i].offset,
-			     (const void *)from + components[i].offset,
-			     components[i].size);
+			memcpy((void *)to + components[i].offset,
+			       (const void *)from + components[i].offset,
+			       components[i].size);
 }
