@@ -20,6 +20,7 @@ var completions = map[string][]string{
 	"checkpoint":  words(spec.LegalCheckpoint),
 	"on-crash":    words(spec.LegalCrash),
 	"concurrency": words(spec.LegalConcurrency),
+	"path":        words(spec.LegalPath),
 }
 
 // words are the values of a text such as "stop, retry=N (N at least 1)": stop and retry=.

@@ -49,6 +49,7 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	value(spec.KeyOnCrash, "what to do when an instance dies: "+spec.LegalCrash+" (default restore)")
 	value(spec.KeyCrashReply, "what to answer to a request that died with its instance: "+spec.LegalCrashReply+" (default: reset the connection)")
 	value(spec.KeyConcurrency, spec.LegalConcurrency+" (default strict: one instance runs at a time)")
+	value(spec.KeyPath, "how an app's bytes get to its instance: "+spec.LegalPath+" (default auto)")
 	list(spec.KeyShared, "path whose files all instances share on purpose")
 	value(spec.KeyWarm, "shell command to run in the sandbox before the service is adopted")
 	fs.StringArrayVar(&f.writable, "writable", nil, "directory or file of the host that the program may change; may be repeated")

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -29,6 +30,7 @@ const (
 	KeyOnCrash      = Prefix + "on-crash"      // LegalCrash; default restore
 	KeyCrashReply   = Prefix + "crash-reply"   // LegalCrashReply; default empty: reset the connection
 	KeyConcurrency  = Prefix + "concurrency"   // LegalConcurrency; default strict
+	KeyPath         = Prefix + "path"          // LegalPath; default auto
 	KeyShared       = Prefix + "shared"        // list of absolute paths, see JoinList; default none
 	KeyWarm         = Prefix + "warm"          // a shell command; default none
 
@@ -51,6 +53,7 @@ var setters = map[string]func(*Service, string) error{
 	KeyOnCrash:      func(s *Service, v string) (err error) { s.OnCrash, err = ParseCrashPolicy(v); return },
 	KeyCrashReply:   func(s *Service, v string) (err error) { s.CrashReply, err = ParseCrashReply(v); return },
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
+	KeyPath:         func(s *Service, v string) (err error) { s.Path, err = ParsePath(v); return },
 	KeyShared:       func(s *Service, v string) (err error) { s.Shared, err = SplitList(v); return },
 	KeyWarm:         func(s *Service, v string) error { s.Warm = v; return nil },
 
@@ -74,6 +77,7 @@ func Default() *Service {
 		History:     16,
 		OnCrash:     CrashPolicy{Mode: CrashRestore},
 		Concurrency: Strict,
+		Path:        PathAuto,
 	}
 }
 
@@ -161,6 +165,7 @@ func (s *Service) Annotations() map[string]string {
 		KeyHistory:     strconv.Itoa(s.History),
 		KeyOnCrash:     s.OnCrash.String(),
 		KeyConcurrency: string(s.Concurrency),
+		KeyPath:        string(cmp.Or(s.Path, PathAuto)),
 	}
 	var sockets, ports []string
 	for _, e := range s.Endpoints {

@@ -44,6 +44,10 @@ func TestBadAnnotations(t *testing.T) {
 		{"zzzzzzzzzzzz=1", `dev.corsa.zzzzzzzzzzzz: there is no such key; dev.corsa.app-key, dev.corsa.binder.devices`},
 		{"engine=criu", `dev.corsa.engine="criu"; auto, fork, kmod`},
 		{"engine=kmod; concurrency=parallel", `dev.corsa.concurrency="parallel"; contradicts dev.corsa.engine; strict`},
+		{"path=fast", `dev.corsa.path="fast"; auto, connect, handover, proxied`},
+		{"path=handover; checkpoint=every=5", `dev.corsa.path="handover"; contradicts dev.corsa.checkpoint=every=5`},
+		{"path=connect; on-crash=retry=2", `dev.corsa.path="connect"; contradicts dev.corsa.on-crash=retry=2`},
+		{"path=handover; crash-reply=x", `dev.corsa.path="handover"; contradicts dev.corsa.crash-reply`},
 		{"gate=dbus", `dev.corsa.gate="dbus"; socket, binder`},
 		{"gate=binder", `dev.corsa.binder.devices: a Binder service needs devices; dev.corsa.socket="/run/r.sock": contradicts`},
 		{"binder.names=a", `dev.corsa.binder.names="a": has no meaning with dev.corsa.gate=socket`},
@@ -169,7 +173,7 @@ func random(r *rand.Rand) *spec.Service {
 	if r.IntN(3) > 0 {
 		return s
 	}
-	s.Gate, s.Endpoints, s.CrashReply, s.Concurrency = spec.GateBinder, nil, "", spec.Strict
+	s.Gate, s.Endpoints, s.CrashReply, s.Concurrency, s.Path = spec.GateBinder, nil, "", spec.Strict, spec.PathAuto
 	if s.AppKey == spec.AppKeyConnection {
 		s.AppKey = spec.AppKeyUID
 	}
@@ -223,6 +227,10 @@ func randomSocket(r *rand.Rand) *spec.Service {
 	if s.Engine != "kmod" {
 		s.Concurrency = spec.Concurrency(pick("strict", "parallel"))
 	}
+	s.Path = spec.Path(pick("auto", "proxied"))
+	if s.NeedsBytes() == "" {
+		s.Path = spec.Path(pick("auto", "connect", "handover", "proxied"))
+	}
 	for range r.IntN(3) {
 		s.Shared = append(s.Shared, path()+"s")
 	}
@@ -246,6 +254,27 @@ func TestAnnotationsRoundTrip(t *testing.T) {
 		}
 		if !maps.Equal(again.Annotations(), a) {
 			t.Fatalf("seed %d: %v, then %v", seed, a, again.Annotations())
+		}
+	}
+}
+
+func TestDirectPath(t *testing.T) {
+	for set, want := range map[string]spec.Path{
+		"path=auto": spec.PathProxied, "path=auto; on-crash=stop": spec.PathConnect, "on-crash=stop; checkpoint=every": spec.PathProxied,
+		"path=handover": spec.PathHandover, "path=connect": spec.PathConnect, "path=proxied; on-crash=stop": spec.PathProxied,
+		"on-crash=stop; crash-reply=x": spec.PathProxied, "path=handover; checkpoint=interval=1s": spec.PathHandover,
+	} {
+		a := map[string]string{spec.KeySocket: "/run/r.sock"}
+		for _, kv := range strings.Split(set, "; ") {
+			key, value, _ := strings.Cut(kv, "=")
+			a[spec.Prefix+key] = value
+		}
+		s, _, err := spec.FromAnnotations(a)
+		if err != nil {
+			t.Fatal(set, err)
+		}
+		if path, reason := s.DirectPath(); path != want || (reason == "") != (want != spec.PathProxied) {
+			t.Errorf("%s: %s, %q; want %s", set, path, reason, want)
 		}
 	}
 }

@@ -14,6 +14,7 @@ const (
 	LegalGate         = "socket, binder"
 	LegalAppKey       = "uid, pid, cgroup, connection"
 	LegalConcurrency  = "strict, parallel"
+	LegalPath         = "auto, connect, handover, proxied"
 	LegalCheckpoint   = "every, every=N (N at least 1), interval=DURATION (such as 500ms or 10s), manual"
 	LegalCrash        = "restore, retry=N (N at least 1), stop"
 	LegalHistory      = "a number, at least 1"

@@ -86,6 +86,7 @@ type Service struct {
 	OnCrash      CrashPolicy
 	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
 	Concurrency  Concurrency
+	Path         Path     // "", in records of earlier versions, is PathAuto
 	Shared       []string // absolute paths whose files every instance shares on purpose
 	Warm         string   // a shell command run inside the sandbox once the service listens, before it is adopted
 }

@@ -60,6 +60,14 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 		report(KeyConcurrency, string(s.Concurrency),
 			"contradicts "+KeyEngine+"=kmod: all instances are the same process, and one runs at a time", "strict; or another engine")
 	}
+	if s.Path == PathConnect || s.Path == PathHandover {
+		if s.Gate == GateBinder {
+			report(KeyPath, string(s.Path), "has no meaning with "+KeyGate+"=binder", "auto, proxied")
+		} else if need := s.NeedsBytes(); need != "" {
+			report(KeyPath, string(s.Path),
+				"contradicts "+Prefix+need+": on a direct path nobody sees requests and replies", "auto, proxied; or another policy")
+		}
+	}
 	if strings.ContainsRune(s.Warm, 0) {
 		report(KeyWarm, s.Warm, "contains a NUL byte", "a shell command")
 	}
