@@ -57,6 +57,7 @@ demo: deps build
 test: deps build $(if $(VM_KERNELS),vm-deps)
 	CORSA_BIN=$(CURDIR)/bin/corsa CORSA_VM_KERNELS='$(VM_KERNELS)' \
 		$(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) ./...
+	@cat docs/conformance-engines.md
 
 # All kernels, but for make test only those that it boots.
 test: FETCH = KERNELS='$(VM_KERNELS)'

@@ -27,3 +27,14 @@ func TestPagesAreUpToDate(t *testing.T) {
 		}
 	}
 }
+
+func TestConformanceIsUpToDate(t *testing.T) {
+	want, err := conformance()
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(filepath.Join("..", "conformance-engines.md"))
+	if err != nil || string(have) != want {
+		t.Errorf("docs/conformance-engines.md is not what the programs of the suite declare (%v); run: go generate ./docs/gen", err)
+	}
+}

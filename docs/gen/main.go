@@ -1,4 +1,5 @@
-// Gen writes docs/cli, a page for every verb, from the command tree: go generate ./docs/gen
+// Gen writes docs/cli, a page for every verb, from the command tree, and docs/conformance-engines.md from what the programs
+// of the conformance suite declare: go generate ./docs/gen
 package main
 
 //go:generate go run -tags seccomp .
@@ -15,7 +16,11 @@ import (
 )
 
 func main() {
-	if err := write(filepath.Join("..", "cli")); err != nil {
+	err := write(filepath.Join("..", "cli"))
+	if err == nil {
+		err = writeConformance(filepath.Join("..", "conformance-engines.md"))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}

@@ -2,7 +2,12 @@ package check
 
 import (
 	"fmt"
+	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 // refusal is why a kind cannot be virtualised, and what to do about it.
@@ -63,6 +68,8 @@ func (in *inspection) checkAnonymous(f *openFile) {
 	f.Kind = anonKind(f.Target)
 	switch f.Kind {
 	case KindEventfd, KindTimerfd, KindSignalfd:
+	case KindInotify:
+		in.checkInotify(f)
 	case KindEpoll:
 		in.checkEpoll(f)
 	default:
@@ -78,6 +85,37 @@ func (in *inspection) checkAnonymous(f *openFile) {
 	}
 }
 
+// checkInotify asks what would make the watches anew.
+func (in *inspection) checkInotify(f *openFile) {
+	if in.inPlace() {
+		why := refusalOf(f.Kind)
+		in.block(f.object(string(f.Kind)), why.reason, why.wayOut)
+		return
+	}
+	reason, wayOut, err := in.inotifyProblem(f)
+	if err != nil {
+		reason, wayOut = "its watches cannot be read: "+err.Error(), "run corsa as root on Linux 5.6 or later"
+	}
+	if reason != "" {
+		in.block(f.object(string(f.Kind)), reason, wayOut)
+		return
+	}
+	in.note(f.object(string(f.Kind)), "an instance is told what happens to the watched files from its beginning on, not what had happened since its checkpoint")
+}
+
+func (in *inspection) inotifyProblem(f *openFile) (reason, wayOut string, err error) {
+	info, err := os.ReadFile(fmt.Sprintf("%s/fdinfo/%d", in.dir, f.FD.FD))
+	if err != nil {
+		return "", "", err
+	}
+	dup, err := unix.PidfdGetfd(in.pidfd, f.FD.FD, 0)
+	if err != nil {
+		return "", "", err
+	}
+	defer unix.Close(dup)
+	return fdplan.NotifyProblem(in.pid, dup, info)
+}
+
 // checkEpoll looks for entries whose descriptor was closed while a duplicate kept the file open: the set still
 // reports it, but no number leads to the file any more.
 func (in *inspection) checkEpoll(f *openFile) {
@@ -89,12 +127,22 @@ func (in *inspection) checkEpoll(f *openFile) {
 		if err != nil {
 			same = in.holds(target)
 		}
-		if !same {
+		if !same && (in.inPlace() || !in.elsewhere(&slot)) {
 			in.block(f.object(fmt.Sprintf("epoll entry for fd %d", target.fd)),
 				"the watched file is not open under that number any more, so it cannot be watched anew",
 				"let the service remove descriptors from the set before it closes them")
 		}
 	}
+}
+
+// elsewhere tells whether some descriptor still has the file of the entry.
+func (in *inspection) elsewhere(slot *epollSlot) bool {
+	for _, other := range in.table {
+		if same, err := kcmpEpoll(in.pid, other.FD.FD, slot); err == nil && same {
+			return true
+		}
+	}
+	return false
 }
 
 // holds is the comparison for kernels without kcmp: by inode.

@@ -31,6 +31,7 @@ const (
 	KindEventfd    Kind = "eventfd"
 	KindTimerfd    Kind = "timerfd"
 	KindSignalfd   Kind = "signalfd"
+	KindInotify    Kind = "inotify"
 	KindListener   Kind = "listener"
 	KindSocketPair Kind = "socketpair" // both ends in this process
 	KindSocket     Kind = "socket"

@@ -23,6 +23,7 @@ func TestRefusalsWithoutArguments(t *testing.T) {
 	for _, test := range []struct {
 		mode string
 		deep bool
+		kmod bool
 		want []string
 	}{
 		{mode: "io_uring", want: []string{`fd 17 \(io_uring\)`, `mapping ` + span + ` \(io_uring\)`}},
@@ -30,7 +31,9 @@ func TestRefusalsWithoutArguments(t *testing.T) {
 		{mode: "userfaultfd", want: []string{`fd 17 \(userfaultfd\)`}},
 		{mode: "perf", want: []string{`fd 17 \(perf_event\)`}},
 		{mode: "bpf", want: []string{`fd 17 \(bpf-map\)`}},
-		{mode: "inotify", want: []string{`fd 17 \(inotify\)`}},
+		{mode: "inotify"},
+		{mode: "inotify", kmod: true, want: []string{`fd 17 \(inotify\)`}},
+		{mode: "inotify_waiting", want: []string{`fd 17 \(inotify\)`}},
 		{mode: "fanotify", want: []string{`fd 17 \(fanotify\)`}},
 		{mode: "pidfd", want: []string{fmt.Sprintf(`fd 17 \(pidfd of process %d\)`, os.Getpid())}},
 		{mode: "netlink", want: []string{`fd 17 \(netlink socket\)`}},
@@ -38,7 +41,8 @@ func TestRefusalsWithoutArguments(t *testing.T) {
 		{mode: "procfile", want: []string{`fd 17 \(/proc/\d+/stat\)`}},
 		{mode: "memfd", want: []string{`fd 17 \(memfd:cache\)`}},
 		{mode: "tcp_fresh", want: []string{`fd 17 \(tcp socket.*\)`}},
-		{mode: "dgram_pair", want: []string{`fd 17 \(unix datagram socket pair\)`, `fd 18 \(unix datagram socket pair\)`}},
+		{mode: "dgram_pair"},
+		{mode: "dgram_pair", kmod: true, want: []string{`fd 17 \(unix datagram socket pair\)`, `fd 18 \(unix datagram socket pair\)`}},
 		{mode: "hung_up", want: []string{`fd 17 \(unix stream socket\)`}},
 		{mode: "in_flight", want: []string{`fd 18 \(unix stream socket\)`}},
 		{mode: "sysv", want: []string{`mapping ` + span + ` \(/SYSV00000000 \(deleted\)\)`}},
@@ -58,12 +62,18 @@ func TestRefusalsWithoutArguments(t *testing.T) {
 		{mode: "thread_filter", want: []string{`thread \d+ \(worker\)`}},
 		{mode: "pending", want: []string{`thread \d+ \(signal 10\)`, `signal 10`}},
 		{mode: "async_io", want: []string{`fd 17 \(socket:\[\d+\]\)`}},
-		{mode: "stale_epoll", want: []string{`fd 17 \(epoll entry for fd 18\)`}},
+		{mode: "stale_epoll"},
+		{mode: "stale_epoll", kmod: true, want: []string{`fd 17 \(epoll entry for fd 18\)`}},
+		{mode: "gone_epoll", want: []string{`fd 17 \(epoll entry for fd 18\)`, `child \d+ \(helper\)`}},
 		{mode: "nothing", deep: true},
 	} {
-		t.Run(fmt.Sprintf("%s,deep=%t", test.mode, test.deep), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s,deep=%t,kmod=%t", test.mode, test.deep, test.kmod), func(t *testing.T) {
 			pid := startHolder(t, nil, test.mode)
-			wantBlockers(t, inspect(t, pid, Options{Deep: test.deep}), test.want...)
+			o := Options{Deep: test.deep}
+			if test.kmod {
+				o.Engine = EngineKmod
+			}
+			wantBlockers(t, inspect(t, pid, o), test.want...)
 		})
 	}
 }

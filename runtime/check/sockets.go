@@ -194,14 +194,14 @@ func (in *inspection) checkUnixConnection(f *openFile, s *socket) {
 	}
 	f.Internal = internal
 	switch {
-	case internal && s.kind == unix.SOCK_STREAM && s.local == "" && s.peer == "":
+	case internal && s.local == "" && s.peer == "" && (s.kind == unix.SOCK_STREAM || !in.inPlace()):
 		f.Kind = KindSocketPair
-	case internal && s.kind == unix.SOCK_STREAM:
-		in.block(f.object("unix stream connection to itself, "+s.local+s.peer), "a connection of the service to its own listening socket is not copied",
+	case internal && (s.local != "" || s.peer != ""):
+		in.block(f.object(s.name()+" connection to itself, "+s.local+s.peer), "a connection of the service to its own listening socket is not copied",
 			"let the service use a socket pair or a pipe")
 	case internal:
 		f.Kind = KindSocketPair
-		in.block(f.object(s.name()+" socket pair"), "only stream socket pairs are copied", "let the service use a stream socket pair, a pipe or an eventfd")
+		in.block(f.object(s.name()+" socket pair"), "only stream socket pairs are copied", "use the fork engine, or let the service use a stream socket pair, a pipe or an eventfd")
 	case s.hungUp:
 		in.block(f.object(s.name()+" socket"), "its peer has closed it and the service has not noticed yet", "try again in a moment")
 	case err != nil && s.peer == "":

@@ -34,6 +34,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"contract/handles":          s.handles,
 		"contract/dirty":            s.dirtyPages,
 		"contract/adopt":            s.adoptErrors,
+		"objects/inotify":           s.inotify,
 		"death/adopting":            s.deathAdopting,
 		"death/serving":             s.deathServing,
 	}
@@ -46,11 +47,14 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 // init runs the cycle on a service that is itself pid 1 of a pid namespace, or asserts the refusal.
 func (s *suite) init(t *testing.T) {
 	p := mustProgram(t, "state", "ids")
-	if p.refuse = s.opts.Refuses["init"]; p.refuse != "" {
-		s.refusedAs(t, p, launch{pidNamespace: true})
-		return
-	}
-	s.cycle(t, p, launch{pidNamespace: true})
+	p.name, p.object, p.engines = initProgram.name, initProgram.object, initProgram.engines
+	s.conforms(t, p, launch{pidNamespace: true})
+}
+
+// initProgram declares what becomes of a service that is pid 1 of its pid namespace.
+var initProgram = program{
+	name: "init", object: "pid 1 of a pid namespace", otherwise: expectation{fate: private},
+	engines: map[string]expectation{"fork": {refused, "process", "it cannot create siblings"}},
 }
 
 // namespaced runs the cycle on a service in a pid namespace whose init is another program, as in most containers.

@@ -11,11 +11,12 @@ const dirtySlack = 20
 
 // dirtyPages asserts that images know how many pages were written between them.
 func (s *suite) dirtyPages(t *testing.T) {
-	if _, refused := s.opts.Refuses["pages"]; refused {
+	p := mustProgram(t, "state", "pages")
+	if p.expect(s.engine).fate == refused {
 		t.Log("the engine refuses the program, as state/pages asserts")
 		return
 	}
-	sub := s.adopt(t, mustProgram(t, "state", "pages"), launch{})
+	sub := s.adopt(t, p, launch{})
 	if _, ok := sub.base().Image.(engine.Comparer); !ok {
 		t.Skip("images of this engine cannot be compared")
 	}

@@ -10,10 +10,15 @@
 // with "//:" in it say what the harness has to know:
 //
 //	//: doc TEXT       what the program proves
+//	//: object TEXT    its row in the report (docs/conformance-engines.md)
 //	//: park any       one of its threads never waits, so that it is parked at any instruction
 //	//: listen KIND,…  its listeners, unix or tcp; one unix listener if left out
 //	//: declare N      declare the first N listeners only
-//	//: refuse WORD    Adopt has to refuse it, and a blocker's object has to contain WORD
+//	//: refuse WORD: REASON    Adopt has to refuse it; a blocker's object contains WORD, and its reason REASON
+//	//: engine NAME refused WORD: REASON    this engine has to, whatever others do
+//	//: engine NAME private: REMARK         this engine carries it, whatever others do
+//
+// A program that stands for a feature that this kernel may lack calls svc_lack.
 //
 // The suite needs root, gcc and Linux. It makes no use of the network but the loopback device.
 package enginetest
@@ -31,10 +36,6 @@ import (
 type Options struct {
 	// Skip maps the name of a subtest ("state/rseq") to the kernel feature that is missing on this machine.
 	Skip map[string]string
-	// Refuses maps the name of a state program ("epoll-stale") to a word. The engine refuses that program by name,
-	// and one of the blockers' objects contains the word; the suite asserts the refusal instead of the state. "init"
-	// stands for a service that is pid 1 of its pid namespace.
-	Refuses map[string]string
 	// ParkCycles is how often the dormancy tests park and activate; 0 means 1000, or 200 with
 	// -test.short.
 	ParkCycles int
@@ -53,6 +54,8 @@ type suite struct {
 	newEngine func(t *testing.T) engine.Engine
 	opts      Options
 	build     *builder
+	engine    string // its name
+	outcomes  outcomes
 }
 
 // Run runs the suite: one subtest for each program and scenario, so that -run selects one. newEngine is called once in
@@ -80,13 +83,12 @@ func Run(t *testing.T, newEngine func(t *testing.T) engine.Engine, opts Options)
 	if opts.Deaths == 0 {
 		opts.Deaths = deaths
 	}
-	s := &suite{newEngine: newEngine, opts: opts, build: newBuilder(t)}
+	s := &suite{newEngine: newEngine, opts: opts, build: newBuilder(t), engine: newEngine(t).Name(), outcomes: outcomes{}}
 	startReaper(t, s.build.dir)
-	for _, p := range mustPrograms(t, "state") {
-		s.scenario(t, "state/"+p.name, func(t *testing.T) { s.state(t, p) })
-	}
-	for _, p := range mustPrograms(t, "refuse") {
-		s.scenario(t, "refuse/"+p.name, func(t *testing.T) { s.refused(t, p) })
+	for _, dir := range programDirs {
+		for _, p := range mustPrograms(t, dir) {
+			s.scenario(t, dir+"/"+p.name, func(t *testing.T) { s.conforms(t, p, launch{}) })
+		}
 	}
 	scenarios := s.scenarios()
 	names := make([]string, 0, len(scenarios))
@@ -97,6 +99,11 @@ func Run(t *testing.T, newEngine func(t *testing.T) engine.Engine, opts Options)
 	for _, name := range names {
 		s.scenario(t, name, scenarios[name])
 	}
+	table, err := s.table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(table)
 }
 
 func (s *suite) scenario(t *testing.T, name string, fn func(t *testing.T)) {
@@ -108,12 +115,19 @@ func (s *suite) scenario(t *testing.T, name string, fn func(t *testing.T)) {
 	})
 }
 
-// state drives one state program through the cycle, or asserts that the engine refuses it.
-func (s *suite) state(t *testing.T, p program) {
-	if word, ok := s.opts.Refuses[p.name]; ok {
-		p.refuse = word
-		s.refused(t, p)
+// conforms drives one program through the cycle, or asserts that the engine refuses it, as it declares.
+func (s *suite) conforms(t *testing.T, p program, l launch) {
+	s.outcomes[p.name] = "failed"
+	defer func() {
+		if t.Skipped() {
+			s.outcomes[p.name] = "not tested: this machine lacks something"
+		} else if !t.Failed() {
+			s.outcomes[p.name] = "ok"
+		}
+	}()
+	if e := p.expect(s.engine); e.fate == refused {
+		s.refused(t, p, e, l)
 		return
 	}
-	s.cycle(t, p, launch{})
+	s.cycle(t, p, l)
 }

@@ -51,3 +51,12 @@ func TestProgramsCanFail(t *testing.T) {
 		})
 	}
 }
+
+// TestConformanceReport prints, with -v, what becomes of which object with which engine.
+func TestConformanceReport(t *testing.T) {
+	table, err := Report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + table)
+}

@@ -114,6 +114,9 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// lacking is the status with which a program ends that cannot be run on this machine; see svc_lack.
+const lacking = 77
+
 // dial connects to the i-th listener of the process, waiting until it listens.
 func (pr *process) dial(t *testing.T, i int) *conn {
 	t.Helper()
@@ -125,6 +128,9 @@ func (pr *process) dial(t *testing.T, i int) *conn {
 		}
 		select {
 		case <-pr.waited:
+			if pr.cmd.ProcessState.ExitCode() == lacking {
+				t.Skipf("this machine lacks %s", pr.stderr)
+			}
 			t.Fatalf("%s ended before it listened: %s", pr.program.name, pr.stderr)
 		default:
 		}

@@ -25,8 +25,14 @@ type program struct {
 	listen   []string // "unix" or "tcp"
 	declared int      // how many of them are declared to the engine
 	parkAny  bool
-	refuse   string
+
+	object    string                 // its row in the report
+	otherwise expectation            // of engines that engines does not name
+	engines   map[string]expectation // by name
 }
+
+// programDirs are the directories below programs/: of what engines carry, and of what they refuse.
+var programDirs = []string{"state", "refuse"}
 
 // parkLimit is how long the harness lets the engine look for a transaction boundary.
 func (p program) parkLimit() time.Duration {
@@ -54,6 +60,9 @@ func programs(dir string) ([]program, error) {
 			listen: []string{"unix"},
 		}
 		p.declared = -1
+		if dir == "state" {
+			p.otherwise.fate = private
+		}
 		if err := p.directives(string(text)); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -97,8 +106,17 @@ func (p *program) directives(text string) error {
 			p.doc = value
 		case key == "park" && value == "any":
 			p.parkAny = true
-		case key == "refuse" && value != "":
-			p.refuse = value
+		case key == "object" && value != "":
+			p.object = value
+		case key == "refuse":
+			var err error
+			if p.otherwise, err = parseExpectation("refused " + value); err != nil {
+				return err
+			}
+		case key == "engine":
+			if err := p.engine(value); err != nil {
+				return err
+			}
 		case key == "declare":
 			n, err := strconv.Atoi(value)
 			if err != nil {
@@ -116,8 +134,8 @@ func (p *program) directives(text string) error {
 			return fmt.Errorf("unknown directive %q", line)
 		}
 	}
-	if p.doc == "" {
-		return fmt.Errorf("no //: doc line")
+	if p.doc == "" || p.object == "" || p.otherwise.fate == "" {
+		return fmt.Errorf("no //: doc, //: object or //: refuse line")
 	}
 	return nil
 }

@@ -13,9 +13,7 @@ import (
 )
 
 // refused asserts that the engine will not adopt p, says why in words that help, and leaves the process as it was.
-func (s *suite) refused(t *testing.T, p program) { s.refusedAs(t, p, launch{}) }
-
-func (s *suite) refusedAs(t *testing.T, p program, l launch) {
+func (s *suite) refused(t *testing.T, p program, e expectation, l launch) {
 	pr := s.start(t, p, l)
 	c := pr.dial(t, 0)
 	c.mutate(5)
@@ -40,13 +38,13 @@ func (s *suite) refusedAs(t *testing.T, p program, l launch) {
 	}
 	named := false
 	for _, b := range refusal.Blockers {
-		named = named || strings.Contains(b.Object, p.refuse)
+		named = named || strings.Contains(b.Object, e.word) && strings.Contains(b.Reason, e.text)
 		if b.Object == "" || b.Reason == "" || b.WayOut == "" {
 			t.Errorf("incomplete blocker: %+v", b)
 		}
 	}
 	if !named {
-		t.Errorf("no blocker names %q: %v", p.refuse, err)
+		t.Errorf("no blocker names %q and says %q: %v", e.word, e.text, err)
 	}
 	pr.unharmed(t, before, 5)
 }

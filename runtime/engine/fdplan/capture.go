@@ -25,6 +25,7 @@ type Capturer struct {
 	binder   unix.Stat_t
 	dir      int // /proc/PID/fd
 	infoDir  int // /proc/PID/fdinfo
+	diag     int // of sock_diag; 0: not open yet
 	buf      []byte
 	plan     Plan
 	links    map[int]string
@@ -53,6 +54,11 @@ func (c *Capturer) Run() (*Plan, error) {
 	defer func() {
 		*buf = c.buf
 		bufPool.Put(buf)
+	}()
+	defer func() {
+		if c.diag > 0 {
+			unix.Close(c.diag)
+		}
 	}()
 	if err := c.readLinks(); err != nil {
 		return nil, err
@@ -130,6 +136,8 @@ func (c *Capturer) one(fd int, link string) error {
 		return c.epoll(fd)
 	case link == "anon_inode:[eventfd]", link == "anon_inode:[timerfd]", link == "anon_inode:[signalfd]":
 		return c.counted(fd, Kind(strings.TrimSuffix(strings.TrimPrefix(link, "anon_inode:["), "]")))
+	case link == "anon_inode:inotify":
+		return c.inotify(fd)
 	case strings.HasPrefix(link, "/"):
 		return c.path(fd, link)
 	}
@@ -242,55 +250,6 @@ func declaredShared(path string, shared []string) bool {
 	return false
 }
 
-func (c *Capturer) epoll(fd int) error {
-	info, err := c.info(fd)
-	if err != nil {
-		return err
-	}
-	p := FD{FD: fd, Kind: Epoll}
-	if p.Flags, err = openFlags(info); err != nil {
-		return err
-	}
-	for line := range bytes.Lines(info) {
-		if !bytes.HasPrefix(line, []byte("tfd:")) {
-			continue
-		}
-		w, ino, err := parseWatch(line)
-		if err != nil {
-			return fmt.Errorf("fdinfo line %q: %w", line, err)
-		}
-		link, open := c.links[w.FD]
-		if n, ok := LinkInode(link); !open || ok && n != ino {
-			c.block(fd, "epoll", fmt.Sprintf("it still watches a file that is no longer descriptor %d", w.FD),
-				"the service has to take a descriptor out of the set before it closes it")
-			continue
-		}
-		p.Watches = append(p.Watches, w)
-	}
-	c.plan.FDs = append(c.plan.FDs, p)
-	return nil
-}
-
-// parseWatch parses a line of an epoll's fdinfo: "tfd: %8d events: %8x data: %16llx  pos:%lli ino:%lx sdev:%x".
-func parseWatch(line []byte) (w Watch, ino uint64, err error) {
-	value := func(name string, base int) (v uint64) {
-		_, rest, ok := bytes.Cut(line, []byte(name+":"))
-		if !ok {
-			err = errors.Join(err, fmt.Errorf("no %s", name))
-			return 0
-		}
-		rest = bytes.TrimLeft(rest, " ")
-		if i := bytes.IndexAny(rest, " \n"); i >= 0 {
-			rest = rest[:i]
-		}
-		v, e := strconv.ParseUint(string(rest), base, 64)
-		err = errors.Join(err, e)
-		return v
-	}
-	w = Watch{FD: int(value("tfd", 10)), Events: uint32(value("events", 16)), Data: value("data", 16)}
-	return w, value("ino", 16), err
-}
-
 // LinkInode is N of "socket:[N]" or "pipe:[N]".
 func LinkInode(link string) (uint64, bool) {
 	_, v, ok := strings.Cut(link, ":[")
@@ -330,34 +289,6 @@ func (c *Capturer) counted(fd int, kind Kind) error {
 		}
 	case Timer:
 		return c.timer(p, info)
-	}
-	c.plan.FDs = append(c.plan.FDs, p)
-	return nil
-}
-
-func (c *Capturer) timer(p FD, info []byte) error {
-	var err error
-	if p.Clock, err = strconv.Atoi(Field(info, "clockid")); err != nil {
-		return err
-	}
-	if _, err := fmt.Sscanf(Field(info, "it_value"), "(%d, %d)", &p.Value[0], &p.Value[1]); err != nil {
-		return err
-	}
-	if _, err := fmt.Sscanf(Field(info, "it_interval"), "(%d, %d)", &p.Interval[0], &p.Interval[1]); err != nil {
-		return err
-	}
-	ticks, err := strconv.ParseUint(Field(info, "ticks"), 10, 64)
-	if err != nil {
-		return err
-	}
-	due := ticks > 0 // it has fired and was not read: it fires again at once
-	if !due && p.Value == [2]int64{} {
-		if due, err = c.isDue(p.FD, p.Interval != [2]int64{}); err != nil {
-			return err
-		}
-	}
-	if due {
-		p.Value = [2]int64{0, 1}
 	}
 	c.plan.FDs = append(c.plan.FDs, p)
 	return nil

@@ -127,45 +127,6 @@ func socketAddress(sa unix.Sockaddr) engine.Address {
 	return engine.Address{}
 }
 
-// otherSocket plans a socket that is neither a listener nor the gate's: one of a pair within the process.
-func (c *Capturer) otherSocket(p FD, s int) error {
-	if p.Family != unix.AF_UNIX {
-		c.block(p.FD, "socket", "it does not belong to an app of this service and cannot be made anew",
-			"close it while apps are served")
-		return nil
-	}
-	peer, err := unixPeer(p.Inode)
-	if err != nil {
-		return err
-	}
-	for fd, link := range c.links {
-		if ino, ok := LinkInode(link); ok && ino == peer && peer != 0 && strings.HasPrefix(link, "socket:") {
-			p.Kind, p.Peer = Pair, fd
-			p.Data, err = peekSocket(s)
-			c.plan.FDs = append(c.plan.FDs, p)
-			return err
-		}
-	}
-	if _, err := unix.Getpeername(s); err != nil || peer == 0 {
-		p.Kind = Closed // never connected, or its peer is gone: a socket at its end of file stands for it
-		c.plan.FDs = append(c.plan.FDs, p)
-		return nil
-	}
-	c.block(p.FD, "connected unix socket", "its other end is in another process that knows nothing of instances",
-		"close it while apps are served")
-	return nil
-}
-
-func peekSocket(s int) ([]byte, error) {
-	n, err := unix.IoctlGetInt(s, unix.TIOCINQ)
-	if err != nil || n == 0 {
-		return nil, err
-	}
-	b := make([]byte, n)
-	m, _, err := unix.Recvfrom(s, b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	return b[:max(m, 0)], err
-}
-
 func readOptions(s, family int) []Option {
 	if family == unix.AF_INET6 {
 		family = unix.AF_INET

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,4 +90,62 @@ func (c *Capturer) isDue(fd int, periodic bool) (bool, error) {
 			return n == 1, err
 		}
 	}
+}
+
+func (c *Capturer) timer(p FD, info []byte) error {
+	var err error
+	if p.Clock, err = strconv.Atoi(Field(info, "clockid")); err != nil {
+		return err
+	}
+	if _, err := fmt.Sscanf(Field(info, "it_value"), "(%d, %d)", &p.Value[0], &p.Value[1]); err != nil {
+		return err
+	}
+	if _, err := fmt.Sscanf(Field(info, "it_interval"), "(%d, %d)", &p.Interval[0], &p.Interval[1]); err != nil {
+		return err
+	}
+	if _, err := fmt.Sscanf(Field(info, "settime flags"), "%o", &p.SetFlags); err != nil {
+		return err
+	}
+	ticks, err := strconv.ParseUint(Field(info, "ticks"), 10, 64)
+	if err != nil {
+		return err
+	}
+	armed := p.Value != [2]int64{}
+	p.Due = ticks > 0
+	if !p.Due && !armed {
+		if p.Due, err = c.isDue(p.FD, p.Interval != [2]int64{}); err != nil {
+			return err
+		}
+	}
+	if p.SetFlags&unix.TFD_TIMER_ABSTIME != 0 && armed { // it is for a time of the clock: what is left says which
+		var now unix.Timespec
+		if err := unix.ClockGettime(int32(p.Clock), &now); err != nil {
+			return fmt.Errorf("clock %d: %w", p.Clock, err)
+		}
+		at := unix.NsecToTimespec(now.Nano() + p.Value[0]*1e9 + p.Value[1])
+		p.Value = [2]int64{at.Sec, at.Nsec}
+	}
+	c.plan.FDs = append(c.plan.FDs, p)
+	return nil
+}
+
+// timer makes a timerfd that goes on where the captured one was. One that has fired unread fires again at once.
+func (m *Maker) timer(p *FD) error {
+	fd, err := unix.TimerfdCreate(p.Clock, unix.TFD_CLOEXEC|p.Flags&unix.O_NONBLOCK)
+	if err := m.add(p, fd, err); err != nil {
+		return err
+	}
+	set := unix.ItimerSpec{
+		Value:    unix.Timespec{Sec: p.Value[0], Nsec: p.Value[1]},
+		Interval: unix.Timespec{Sec: p.Interval[0], Nsec: p.Interval[1]},
+	}
+	if p.Due {
+		set.Value = unix.Timespec{Nsec: 1}
+		if p.SetFlags&unix.TFD_TIMER_ABSTIME != 0 { // not at the epoch: every interval since would count
+			if err := unix.ClockGettime(int32(p.Clock), &set.Value); err != nil {
+				return fmt.Errorf("clock %d: %w", p.Clock, err)
+			}
+		}
+	}
+	return unix.TimerfdSettime(fd, p.SetFlags, &set, nil)
 }

@@ -94,11 +94,7 @@ func (m *Maker) make(p *FD) error {
 	case Conn:
 		return m.connection(p)
 	case Closed:
-		a, b, err := socketPair(p.Type)
-		if err == nil {
-			unix.Close(b)
-		}
-		return errors.Join(m.add(p, a, err), m.finish(p))
+		return m.closed(p)
 	case Pair:
 		return m.pair(p)
 	case Pipe:
@@ -126,14 +122,9 @@ func (m *Maker) make(p *FD) error {
 		fd, err := unix.Signalfd(-1, &set, unix.SFD_CLOEXEC|p.Flags&unix.O_NONBLOCK)
 		return m.add(p, fd, err)
 	case Timer:
-		fd, err := unix.TimerfdCreate(p.Clock, unix.TFD_CLOEXEC|p.Flags&unix.O_NONBLOCK)
-		if err := m.add(p, fd, err); err != nil {
-			return err
-		}
-		return unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{
-			Value:    unix.Timespec{Sec: p.Value[0], Nsec: p.Value[1]},
-			Interval: unix.Timespec{Sec: p.Interval[0], Nsec: p.Interval[1]},
-		}, nil)
+		return m.timer(p)
+	case Notify:
+		return m.inotify(p)
 	}
 	return fmt.Errorf("unknown kind %q", p.Kind)
 }
@@ -151,14 +142,6 @@ func (m *Maker) finish(p *FD) error {
 	}
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, p.Flags&(unix.O_NONBLOCK|unix.O_ASYNC|unix.O_APPEND))
 	return err
-}
-
-func socketPair(typ int) (int, int, error) {
-	p, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, -1, err
-	}
-	return p[0], p[1], nil
 }
 
 func (m *Maker) listen(p *FD) error {
@@ -220,21 +203,6 @@ func (m *Maker) connection(p *FD) error {
 	return m.finish(p)
 }
 
-func (m *Maker) pair(p *FD) error {
-	q := m.Plan.ByFD(p.Peer)
-	a, b, err := socketPair(p.Type)
-	if err := m.add(p, a, err); err != nil {
-		return err
-	}
-	if q == nil || q.Kind != Pair {
-		return fmt.Errorf("fd %d, its other end, is not in the plan", p.Peer)
-	}
-	if err := m.add(q, b, nil); err != nil {
-		return err
-	}
-	return errors.Join(m.finish(p), m.finish(q), fill(b, p.Data), fill(a, q.Data))
-}
-
 func (m *Maker) pipe(p *FD) error {
 	q := m.Plan.ByFD(p.Peer)
 	if q == nil || q.Kind != Pipe {
@@ -249,10 +217,10 @@ func (m *Maker) pipe(p *FD) error {
 		rd, wr = q, p
 	}
 	_, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, max(len(rd.Data), defaultPipe))
-	return errors.Join(err, m.add(rd, ends[0], nil), m.add(wr, ends[1], nil), fill(ends[1], rd.Data), m.finish(rd), m.finish(wr))
+	return errors.Join(err, m.add(rd, ends[0], nil), m.add(wr, ends[1], nil), fillPipe(ends[1], rd.Data), m.finish(rd), m.finish(wr))
 }
 
-func fill(fd int, data []byte) error {
+func fillPipe(fd int, data []byte) error {
 	if len(data) == 0 {
 		return nil
 	}

@@ -26,11 +26,12 @@ const (
 	Event  Kind = "eventfd" // with its count
 	Timer  Kind = "timerfd" // with the time that was left
 	Signal Kind = "signalfd"
-	File   Kind = "file" // a read-only file or directory, with its offset
-	Pipe   Kind = "pipe" // both ends in the process, with what was in it
-	Pair   Kind = "pair" // a socket pair within the process, likewise
-	Closed Kind = "closed"
-	Binder Kind = "binder" // a Binder device: opened anew, mapped and published by the engine
+	Notify Kind = "inotify" // with its watches under their numbers
+	File   Kind = "file"    // a read-only file or directory, with its offset
+	Pipe   Kind = "pipe"    // both ends in the process, with what was in it
+	Pair   Kind = "pair"    // a socket pair within the process, likewise
+	Closed Kind = "closed"  // a unix socket whose peer has gone
+	Binder Kind = "binder"  // a Binder device: opened anew, mapped and published by the engine
 )
 
 // FD is one descriptor.
@@ -46,18 +47,24 @@ type FD struct {
 	Family   int           `json:"family,omitempty"` // sockets
 	Type     int           `json:"type,omitempty"`
 	Options  []Option      `json:"options,omitempty"`
-	Inode    uint64        `json:"inode,omitempty"` // sockets and pipes
-	Peer     int           `json:"peer,omitempty"`  // Pipe, Pair: the descriptor of the other end
-	Data     []byte        `json:"data,omitempty"`  // what can be read from it
+	Inode    uint64        `json:"inode,omitempty"`    // sockets and pipes
+	Peer     int           `json:"peer,omitempty"`     // Pipe, Pair: the descriptor of the other end
+	Data     []byte        `json:"data,omitempty"`     // what can be read from it, of streams
+	Messages [][]byte      `json:"messages,omitempty"` // Pair: likewise, of sockets that keep messages apart
+	Buffers  [2]int        `json:"buffers,omitzero"`   // Pair: bytes to send and to receive, as getsockopt gives them
+	Shutdown int           `json:"shutdown,omitempty"` // Pair: 1 it reads no more, 2 it writes no more, or both
 	Pos      int64         `json:"pos,omitempty"`
-	Count    uint64        `json:"count,omitempty"` // eventfd
-	Clock    int           `json:"clock,omitempty"` // timerfd
-	Absolute bool          `json:"absolute,omitempty"`
-	Value    [2]int64      `json:"value,omitempty"` // timerfd: seconds, nanoseconds left
+	Count    uint64        `json:"count,omitempty"`    // eventfd
+	Clock    int           `json:"clock,omitempty"`    // timerfd
+	SetFlags int           `json:"setFlags,omitempty"` // timerfd: of timerfd_settime
+	Value    [2]int64      `json:"value,omitempty"`    // timerfd: seconds, nanoseconds left; the deadline with TFD_TIMER_ABSTIME
 	Interval [2]int64      `json:"interval,omitempty"`
+	Due      bool          `json:"due,omitempty"` // timerfd: it has fired and was not read
 	Sigmask  uint64        `json:"sigmask,omitempty"`
-	Watches  []Watch       `json:"watches,omitempty"`
+	Watches  []Watch       `json:"watches,omitempty"` // epoll
 	Binder   *BinderOpen   `json:"binder,omitempty"`
+
+	Notified []NotifyWatch `json:"notified,omitempty"` // inotify, in the order of their numbers
 }
 
 // BinderOpen is what an open Binder device is to its process. The engine fills it in.
@@ -82,6 +89,12 @@ type Watch struct {
 	FD     int    `json:"fd"`
 	Events uint32 `json:"events"`
 	Data   uint64 `json:"data"`
+	// File is 1 + the descriptor that has the watched file, if that is not FD any more: the set was told of the file under
+	// the number FD, which was closed while a duplicate stayed.
+	File int `json:"file,omitempty"`
+	// Taken says, if File is set, that FD is another file now; Cloexec is that descriptor's flag.
+	Taken   bool `json:"taken,omitempty"`
+	Cloexec bool `json:"cloexec,omitempty"`
 }
 
 // Option is one integer or timeval option of a socket that a service may have set.

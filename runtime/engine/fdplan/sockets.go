@@ -1,8 +1,6 @@
 package fdplan
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"unsafe"
 
@@ -38,52 +36,4 @@ func InodeOf(fd int) (uint64, error) {
 		return 0, err
 	}
 	return st.Ino, nil
-}
-
-// unixPeer asks sock_diag for the inode of the other end of a unix socket; 0 if it has none.
-func unixPeer(inode uint64) (uint64, error) {
-	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return 0, fmt.Errorf("sock_diag: %w", err)
-	}
-	defer unix.Close(s)
-	const showPeer, attrPeer, msgSize, reqSize = 4, 2, 16, 24
-	ne := binary.NativeEndian
-	q := make([]byte, unix.SizeofNlMsghdr+reqSize)
-	ne.PutUint32(q, uint32(len(q)))
-	ne.PutUint16(q[4:], 20) // SOCK_DIAG_BY_FAMILY
-	ne.PutUint16(q[6:], unix.NLM_F_REQUEST)
-	q[16] = unix.AF_UNIX
-	ne.PutUint32(q[20:], ^uint32(0))
-	ne.PutUint32(q[24:], uint32(inode))
-	ne.PutUint32(q[28:], showPeer)
-	ne.PutUint64(q[32:], ^uint64(0)) // no cookie
-	if err := unix.Sendto(s, q, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, fmt.Errorf("sock_diag: %w", err)
-	}
-	b := make([]byte, 4096)
-	n, _, err := unix.Recvfrom(s, b, 0)
-	if err != nil || n < unix.SizeofNlMsghdr+4 {
-		return 0, fmt.Errorf("sock_diag: short answer: %w", err)
-	}
-	b = b[:n]
-	if ne.Uint16(b[4:]) == unix.NLMSG_ERROR {
-		e := unix.Errno(-int32(ne.Uint32(b[unix.SizeofNlMsghdr:])))
-		if errors.Is(e, unix.ENOENT) {
-			return 0, nil
-		}
-		return 0, fmt.Errorf("sock_diag: %w", e)
-	}
-	for a := b[unix.SizeofNlMsghdr+msgSize:]; len(a) >= 8; {
-		l := int(ne.Uint16(a))
-		if ne.Uint16(a[2:]) == attrPeer {
-			return uint64(ne.Uint32(a[4:])), nil
-		}
-		l = (l + 3) &^ 3
-		if l < 4 || l > len(a) {
-			break
-		}
-		a = a[l:]
-	}
-	return 0, nil
 }

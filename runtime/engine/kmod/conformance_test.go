@@ -13,10 +13,7 @@ func TestConformance(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Skip(err)
 	}
-	o := enginetest.Options{Refuses: map[string]string{
-		"epoll-stale": "epoll entry", "mlock": "mapping", "pages": "mapping", "pending": "signal", "sharedanon": "mapping",
-		"socketpair-dgram": "socket pair",
-	}, WakesOnce: true}
+	o := enginetest.Options{WakesOnce: true}
 	if testing.Short() {
 		o.ParkCycles, o.Deaths = 200, 8
 	}

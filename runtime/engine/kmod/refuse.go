@@ -54,6 +54,13 @@ func privateOnly(pid int, p *fdplan.Plan) error {
 	var blockers []engine.Blocker
 	for i := range p.FDs {
 		for _, w := range p.FDs[i].Watches {
+			if w.File != 0 {
+				blockers = append(blockers, engine.Blocker{
+					Object: fmt.Sprintf("fd %d (epoll entry for fd %d)", p.FDs[i].FD, w.FD),
+					Reason: "the watched file is not open under that number any more, so it cannot be watched anew",
+					WayOut: "use the fork engine, or let the service remove descriptors from the set before it closes them",
+				})
+			}
 			if signals[w.FD] {
 				blockers = append(blockers, engine.Blocker{
 					Object: fmt.Sprintf("fd %d (signalfd in epoll set %d)", w.FD, p.FDs[i].FD),

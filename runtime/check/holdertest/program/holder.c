@@ -101,7 +101,13 @@ static void bpf(void) {
 	fd_at(syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr), 17);
 }
 
-static void inotify(void) { fd_at(inotify_init1(0), 17); }
+static void inotify(void) { need(inotify_add_watch(fd_at(inotify_init1(0), 17), "/", IN_DELETE_SELF) > 0, "inotify_add_watch"); }
+
+static void inotify_waiting(void) {
+	int wd = inotify_add_watch(fd_at(inotify_init1(0), 17), "/", IN_DELETE_SELF);
+	need(inotify_rm_watch(17, wd) == 0, "inotify_rm_watch");
+}
+
 static void fanotify(void) { fd_at(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY), 17); }
 static void pidfd(void) { fd_at(syscall(SYS_pidfd_open, getppid(), 0), 17); }
 static void netlink(void) { fd_at(socket(AF_NETLINK, SOCK_RAW, 0), 17); }
@@ -382,6 +388,16 @@ static void async_io(void) {
 	need(fcntl(17, F_SETFL, O_ASYNC) == 0, "O_ASYNC");
 }
 
+// gone_epoll watches a file that only a child holds open.
+static void gone_epoll(void) {
+	struct epoll_event event = {.events = EPOLLIN};
+	fd_at(epoll_create1(0), 17);
+	fd_at(eventfd(0, 0), 18);
+	need(epoll_ctl(17, EPOLL_CTL_ADD, 18, &event) == 0, "epoll_ctl");
+	forked(pause_forever);
+	close(18);
+}
+
 static void stale_epoll(void) {
 	struct epoll_event event = {.events = EPOLLIN};
 	fd_at(epoll_create1(0), 17);
@@ -433,14 +449,14 @@ static void three(void) {
 
 static const struct { const char *name; void (*run)(void); } modes[] = {
 #define MODE(name) {#name, name}
-	MODE(io_uring), MODE(aio), MODE(userfaultfd), MODE(perf), MODE(bpf), MODE(inotify), MODE(fanotify), MODE(pidfd),
+	MODE(io_uring), MODE(aio), MODE(userfaultfd), MODE(perf), MODE(bpf), MODE(inotify), MODE(inotify_waiting), MODE(fanotify), MODE(pidfd),
 	MODE(netlink), MODE(packet), MODE(file), MODE(fifo), MODE(procfile), MODE(device), MODE(mqueue), MODE(memfd), MODE(udp),
 	MODE(tcp_connected), MODE(tcp_fresh), MODE(tcp_listen), MODE(reuseport), MODE(unix_connected), MODE(unix_listen), MODE(unix_self),
 	MODE(dgram_pair), MODE(hung_up), MODE(in_flight), MODE(shared_file), MODE(sysv), MODE(memfd_mapped), MODE(deleted),
 	MODE(locked_file), MODE(posix_lock), MODE(hugetlb), MODE(dontfork), MODE(wipeonfork), MODE(locked_memory), MODE(child),
 	MODE(zombie), MODE(traced), MODE(timer), MODE(strict), MODE(filter), MODE(thread_files), MODE(thread_directory),
 	MODE(thread_network), MODE(thread_ids), MODE(thread_filter), MODE(leader_exit), MODE(pending), MODE(async_io),
-	MODE(stale_epoll), MODE(clean), MODE(three), MODE(nothing),
+	MODE(stale_epoll), MODE(gone_epoll), MODE(clean), MODE(three), MODE(nothing),
 };
 
 int main(int argc, char **argv) {

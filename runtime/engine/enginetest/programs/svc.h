@@ -64,6 +64,13 @@ static void svc_die(const char *what)
 	exit(1);
 }
 
+/* svc_lack ends a program that stands for something which this machine does not have. */
+static void svc_lack(const char *what)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	exit(77);
+}
+
 /* SVC_TRY ends the program if a call fails that the test cannot do without. */
 #define SVC_TRY(call) \
 	({ \

@@ -1,5 +1,6 @@
 //: doc a ring of asynchronous I/O
-//: refuse aio
+//: object ring of asynchronous I/O (libaio)
+//: refuse aio: the kernel completes asynchronous I/O
 #include "svc.h"
 #include "plain.h"
 #include <linux/aio_abi.h>

@@ -1,5 +1,6 @@
 //: doc a child process
-//: refuse child
+//: object child processes
+//: refuse child: one process is copied
 #include "svc.h"
 #include "plain.h"
 #include <sys/prctl.h>

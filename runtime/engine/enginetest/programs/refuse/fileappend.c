@@ -1,5 +1,6 @@
 //: doc a log file open for appending
-//: refuse appended.log
+//: object files open for writing
+//: refuse appended.log: it is open for writing
 #include "svc.h"
 #include "plain.h"
 

@@ -1,5 +1,6 @@
 //: doc a regular file open for writing
-//: refuse written.data
+//: object files open for writing
+//: refuse written.data: it is open for writing
 #include "svc.h"
 #include "plain.h"
 

@@ -1,5 +1,6 @@
 //: doc a file lock, which an instance could not hold too
-//: refuse lock
+//: object file locks
+//: refuse lock: only one process can hold it
 #include "svc.h"
 #include "plain.h"
 #include <sys/file.h>

@@ -1,5 +1,6 @@
 //: doc an io_uring
-//: refuse io_uring
+//: object io_uring
+//: refuse io_uring: cannot be copied
 #include "svc.h"
 #include "plain.h"
 #include <linux/io_uring.h>

@@ -1,5 +1,6 @@
 //: doc an interval timer that is armed
-//: refuse timer
+//: object interval timers
+//: refuse timer: an instance would not inherit it
 #include "svc.h"
 #include "plain.h"
 #include <sys/time.h>

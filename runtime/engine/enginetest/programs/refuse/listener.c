@@ -1,7 +1,8 @@
 //: doc a listening socket that was not declared
 //: listen unix,unix
 //: declare 1
-//: refuse listening
+//: object undeclared listeners
+//: refuse listening: it is not declared
 #include "svc.h"
 #include "plain.h"
 

@@ -1,5 +1,6 @@
 //: doc a shared mapping of a memfd
-//: refuse memfd
+//: object memfd, mapped shared
+//: refuse memfd: a shared memfd would be common
 #include "svc.h"
 #include "plain.h"
 

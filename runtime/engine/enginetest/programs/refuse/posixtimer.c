@@ -1,5 +1,6 @@
 //: doc a POSIX timer
-//: refuse timer
+//: object POSIX timers
+//: refuse timer: POSIX timers are not copied
 #include "svc.h"
 #include "plain.h"
 

@@ -1,5 +1,6 @@
 //: doc a shared mapping of a file
-//: refuse shared.data
+//: object shared file mappings
+//: refuse shared.data: it is a shared file mapping
 #include "svc.h"
 #include "plain.h"
 

@@ -1,5 +1,6 @@
 //: doc System V shared memory
-//: refuse SYSV
+//: object System V shared memory
+//: refuse SYSV: a copy would share with the original
 #include "svc.h"
 #include "plain.h"
 #include <sys/shm.h>

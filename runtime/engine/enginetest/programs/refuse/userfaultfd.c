@@ -1,5 +1,6 @@
 //: doc a userfaultfd
-//: refuse userfaultfd
+//: object userfaultfd
+//: refuse userfaultfd: is not inherited
 #include "svc.h"
 #include "plain.h"
 #include <linux/userfaultfd.h>

@@ -1,4 +1,5 @@
 //: doc attributes of threads: affinity, nice value and timer slack
+//: object threads: affinity, nice value, timer slack
 #include "svc.h"
 #include "workers.h"
 #include <sched.h>

@@ -1,4 +1,5 @@
 //: doc threads in every call that waits: no EINTR, no wake-up lost, and timed waits go on
+//: object threads blocked in system calls
 #include "svc.h"
 #include <linux/futex.h>
 #include <poll.h>

@@ -1,4 +1,5 @@
 //: doc the program break: it moves up by a page with every mutation
+//: object program break
 #include "svc.h"
 
 enum { WORDS = 512 };

@@ -1,4 +1,5 @@
 //: doc the names of threads
+//: object threads: names
 #include "svc.h"
 #include "workers.h"
 

@@ -1,4 +1,5 @@
 //: doc a counter in static data: the smallest service
+//: object static data
 #include "svc.h"
 
 static uint64_t sum, twin = ~0ull;

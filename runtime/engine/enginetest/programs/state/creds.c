@@ -1,4 +1,5 @@
 //: doc a daemon that was started by root and has dropped its privileges
+//: object credentials
 #include "svc.h"
 #include "sum.h"
 #include "workers.h"

@@ -1,4 +1,5 @@
 //: doc working directory and umask
+//: object working directory and umask
 #include "svc.h"
 #include <limits.h>
 

@@ -1,4 +1,6 @@
 //: doc memory marked MADV_DONTFORK, which a plain fork would leave out
+//: object MADV_DONTFORK memory
+//: engine fork refused mapping: MADV_DONTFORK keeps it out of every copy
 #include "svc.h"
 #include "region.h"
 

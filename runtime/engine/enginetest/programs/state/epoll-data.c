@@ -1,4 +1,5 @@
 //: doc an epoll set of 64 descriptors: level, edge and one-shot, armed and disarmed, each with its data
+//: object epoll: level, edge, one-shot, with data
 #include "svc.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

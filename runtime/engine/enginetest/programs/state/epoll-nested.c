@@ -1,4 +1,5 @@
 //: doc an epoll set inside another
+//: object epoll: sets in sets
 #include "svc.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

@@ -1,4 +1,6 @@
 //: doc an epoll entry whose descriptor number is closed while a duplicate keeps the file alive
+//: object epoll: entries whose number was closed
+//: engine kmod refused epoll entry: not open under that number
 #include "svc.h"
 #include "sum.h"
 #include <sys/epoll.h>

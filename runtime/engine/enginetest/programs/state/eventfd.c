@@ -1,4 +1,5 @@
 //: doc eventfds: the state is a counter; another is a semaphore
+//: object eventfd, semaphores too
 #include "svc.h"
 #include <sys/eventfd.h>
 

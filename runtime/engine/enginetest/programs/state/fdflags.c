@@ -1,4 +1,5 @@
 //: doc numbers and flags of descriptors: close-on-exec, non-blocking, and numbers far apart
+//: object descriptor numbers and flags
 #include "svc.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

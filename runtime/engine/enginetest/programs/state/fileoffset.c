@@ -1,4 +1,5 @@
 //: doc the offset of a file open for reading: shared by a duplicate, not by a second open
+//: object files open for reading, with offset
 #include "svc.h"
 
 static int fd, twin, apart;

@@ -1,4 +1,5 @@
 //: doc x87, MXCSR, SSE, AVX and AVX-512 registers held across blocking system calls
+//: object registers to AVX-512
 #include "svc.h"
 #include "xstate.h"
 #include <linux/futex.h>

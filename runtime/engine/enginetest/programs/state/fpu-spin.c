@@ -1,4 +1,5 @@
 //: doc x87, MXCSR, SSE, AVX and AVX-512 registers held while the thread computes and never waits
+//: object registers to AVX-512
 //: park any
 #include "svc.h"
 #include "sum.h"

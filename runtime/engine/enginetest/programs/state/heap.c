@@ -1,4 +1,5 @@
 //: doc malloc: blocks of many sizes, replaced and resized by every mutation
+//: object heap
 #include "svc.h"
 
 enum { BLOCKS = 300 };

@@ -1,4 +1,5 @@
 //: doc a heap of 128 MiB, every page of it written
+//: object heap
 #include "svc.h"
 #include "region.h"
 

@@ -1,4 +1,5 @@
 //: doc process and thread ids stay what they were: also those kept in mutexes, by glibc and by the service itself
+//: object process and thread ids
 #include "svc.h"
 #include "sum.h"
 #include "workers.h"

@@ -1,4 +1,5 @@
 //: doc resource limits, changed after the branch
+//: object resource limits
 #include "svc.h"
 #include <sys/resource.h>
 

@@ -1,4 +1,5 @@
 //: doc several listening sockets, unix and TCP
+//: object declared listeners
 //: listen unix,tcp,unix,tcp
 #include "svc.h"
 #include "region.h"

@@ -1,4 +1,5 @@
 //: doc event loop: edge-triggered epoll
+//: object apps' connections
 //: listen unix,unix
 #include "svc.h"
 #include "region.h"

@@ -1,4 +1,5 @@
 //: doc event loop: one-shot epoll
+//: object apps' connections
 //: listen unix,unix
 #include "svc.h"
 #include "region.h"

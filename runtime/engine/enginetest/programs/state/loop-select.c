@@ -1,4 +1,5 @@
 //: doc event loop: select
+//: object apps' connections
 //: listen unix,unix
 #include "svc.h"
 #include "region.h"

@@ -1,4 +1,5 @@
 //: doc event loop: blocking accept, and read in a thread for each connection
+//: object apps' connections
 //: listen unix,unix
 #include "svc.h"
 #include "region.h"

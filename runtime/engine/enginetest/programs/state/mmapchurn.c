@@ -1,4 +1,5 @@
 //: doc mappings made and unmapped by every mutation, with holes and different protections
+//: object anonymous mappings
 #include "svc.h"
 
 enum { SLOTS = 40, BYTES = 5 * 4096 };

@@ -1,4 +1,6 @@
 //: doc pages written in known numbers, in private and in shared anonymous memory
+//: object shared anonymous memory
+//: engine kmod refused mapping: it is shared anonymous memory
 #include "svc.h"
 #include "region.h"
 

@@ -1,4 +1,5 @@
 //: doc pipes inside the service: the state is what is in them
+//: object pipes within the process, with contents
 #include "svc.h"
 
 enum { BULK = 40000 };

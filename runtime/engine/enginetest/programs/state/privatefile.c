@@ -1,4 +1,5 @@
 //: doc MAP_PRIVATE of a file, written
+//: object private file mappings
 #include "svc.h"
 #include "region.h"
 

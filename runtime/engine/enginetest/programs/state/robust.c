@@ -1,4 +1,5 @@
 //: doc robust lists: a thread that dies with a mutex hands it to the next owner
+//: object robust mutexes
 #include "svc.h"
 #include "sum.h"
 #include "workers.h"

@@ -1,4 +1,5 @@
 //: doc restartable sequences: the kernel goes on writing each thread's processor number
+//: object restartable sequences
 #include "svc.h"
 #include "sum.h"
 #include "workers.h"

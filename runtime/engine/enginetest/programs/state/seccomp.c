@@ -1,4 +1,6 @@
 //: doc a threaded service under a seccomp filter that kills it for any call that it does not need
+//: object seccomp filters
+//: engine fork private: suspended while corsa's calls run
 #include "svc.h"
 #include "sum.h"
 #include "workers.h"

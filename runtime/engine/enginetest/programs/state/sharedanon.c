@@ -1,4 +1,6 @@
 //: doc MAP_SHARED anonymous memory: shared within the service, private to the instance
+//: object shared anonymous memory
+//: engine kmod refused mapping: it is shared anonymous memory
 #include "svc.h"
 #include "region.h"
 

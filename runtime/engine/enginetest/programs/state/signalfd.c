@@ -1,4 +1,5 @@
 //: doc a signalfd with its mask
+//: object signalfd
 #include "svc.h"
 #include "sum.h"
 #include <sys/signalfd.h>

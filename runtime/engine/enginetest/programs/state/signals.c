@@ -1,4 +1,5 @@
 //: doc handlers, alternate stacks and signal masks of every thread
+//: object signal handlers, masks, alternate stacks
 #include "svc.h"
 #include "workers.h"
 

@@ -1,4 +1,5 @@
 //: doc a thread that computes for ever and never makes a system call
+//: object threads that never wait
 //: park any
 #include "svc.h"
 #include "sum.h"

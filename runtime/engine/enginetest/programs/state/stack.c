@@ -1,4 +1,5 @@
 //: doc state in the frame of main, and a stack that grows and is used 2 MiB deep after the branch
+//: object stacks, and their growth
 #include "svc.h"
 
 static volatile uint64_t *frame;

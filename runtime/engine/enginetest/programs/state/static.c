@@ -1,4 +1,5 @@
 //: doc .data, .bss, and a page of constants made writable
+//: object static data
 #include "svc.h"
 #include "region.h"
 

@@ -1,4 +1,5 @@
 //: doc a TCP listener on the loopback device and its connections
+//: object apps' connections
 //: listen tcp
 #include "svc.h"
 #include "region.h"

@@ -1,4 +1,5 @@
 //: doc threads born after the branch and gone between checkpoints
+//: object threads born and gone
 #include "svc.h"
 #include "workers.h"
 

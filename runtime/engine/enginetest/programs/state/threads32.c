@@ -1,4 +1,5 @@
 //: doc 32 threads
+//: object 100 threads
 #include "svc.h"
 enum { THREADS = 32 };
 #include "threads.h"

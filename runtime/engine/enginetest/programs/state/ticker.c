@@ -1,4 +1,5 @@
 //: doc a thread that counts by itself every millisecond; "where" tells the address of its counter
+//: object threads that wake by themselves
 #include "svc.h"
 #include "sum.h"
 

@@ -1,4 +1,5 @@
 //: doc timerfds: a periodic one ticks on, one far off is not lost; the state is in its interval
+//: object timerfd
 #include "svc.h"
 #include <sys/timerfd.h>
 

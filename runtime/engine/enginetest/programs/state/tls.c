@@ -1,4 +1,5 @@
 //: doc thread-local storage of eight threads and of the main thread
+//: object thread-local storage
 #include "svc.h"
 #include "workers.h"
 

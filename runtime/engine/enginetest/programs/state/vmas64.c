@@ -1,4 +1,5 @@
 //: doc memory changed in 64 mappings kept apart by guard pages
+//: object anonymous mappings
 #include "svc.h"
 #include "region.h"
 

@@ -1,4 +1,7 @@
 //: doc a MADV_WIPEONFORK page is either kept whole or wiped whole; verify says which
+//: object MADV_WIPEONFORK memory
+//: engine fork private: zeroed, as at any fork
+//: engine kmod private: kept
 #include "svc.h"
 #include "sum.h"
 
