@@ -1,6 +1,7 @@
 //: doc an interval timer that is armed
 //: object interval timers
 //: refuse timer: an instance would not inherit it
+//: engine kmod refused timer: keeps it for the process as a whole
 #include "svc.h"
 #include "plain.h"
 #include <sys/time.h>
