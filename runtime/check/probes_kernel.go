@@ -1,13 +1,14 @@
 package check
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/gate/route"
 )
 
 var kernelTests = []test{
@@ -39,8 +40,8 @@ var kernelTests = []test{
 		WayOut: "use a kernel with CONFIG_UNIX_DIAG, or load the module unix_diag",
 	}, testUnixDiag},
 	{Probe{
-		Name: "bpf-connect-unix", Tests: "could BPF lead an app's connect() to its instance", UsefulFor: "the connect path, without a proxy", LeastKernel: "6.7",
-		WayOut: "none needed: the proxied path is used; else Linux 6.7 or later with BTF, CONFIG_CGROUP_BPF, a cgroup2 mount and root",
+		Name: "bpf-connect-unix", Tests: "can BPF lead an app's connect() to its instance", UsefulFor: "--path connect", LeastKernel: "6.7",
+		WayOut: "none needed: connections are handed over or proxied; else Linux 6.7 or later with BTF, CONFIG_CGROUP_BPF, mounts of cgroup2 and bpffs, and root",
 	}, testConnectUnix},
 }
 
@@ -133,25 +134,11 @@ func testUnixDiag() (string, error) {
 	return "", nil
 }
 
-// testConnectUnix looks for the function that such a program must call. Whether a program loads is tried by the gate.
+// testConnectUnix has the kernel verify the program that would do it.
 func testConnectUnix() (string, error) {
-	const btf, function = "/sys/kernel/btf/vmlinux", "bpf_sock_addr_set_sun_path"
-	data, err := os.ReadFile(btf)
-	if err != nil {
-		return "", fmt.Errorf("the kernel does not describe itself: %w", err)
+	detail, err := route.Probe()
+	if errors.Is(err, route.ErrUnsupported) {
+		return "", absent("%v", err)
 	}
-	if !bytes.Contains(data, []byte(function)) {
-		return "", absent("the kernel has no %s", function)
-	}
-	me, err := self()
-	if err != nil {
-		return "", err
-	}
-	if !me.can(capSysAdmin) && (!me.can(capBPF) || !me.can(capNetAdmin)) {
-		return "", absent("CAP_BPF and CAP_NET_ADMIN are not held")
-	}
-	if cgroup2Mount() == "" {
-		return "", absent("no cgroup2 file system is mounted")
-	}
-	return "the kernel has " + function, nil
+	return detail, err
 }

@@ -36,8 +36,6 @@ const (
 	capSysAdmin          = 21
 	capSysResource       = 24
 	capCheckpointRestore = 40
-	capBPF               = 39
-	capNetAdmin          = 12
 )
 
 func (s *status) can(capability uint) bool { return s.capEff&(1<<capability) != 0 }
