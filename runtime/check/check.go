@@ -23,6 +23,8 @@ type Options struct {
 	// Shared are absolute paths, as the process sees them, whose files all instances share on purpose: files at
 	// or below them may be open for writing or mapped shared.
 	Shared []string
+	// Private are absolute paths of directories, as the process sees them, of which each instance gets its own.
+	Private []string
 	// Listeners are the addresses that become private to each instance. Any other listening socket blocks.
 	Listeners []engine.Address
 	// Broker is the path, as the caller sees it, of the Binder device that a gate manages: it may be open. "": none may.
@@ -121,10 +123,12 @@ type inspection struct {
 	dir    string // /proc/PID
 	opts   Options
 	status status
-	root   string      // root directory of the process as the caller sees it
-	shared []string    // Options.Shared as the kernel names them
-	broker unix.Stat_t // of Options.Broker
-	table  []*openFile
+	root   string   // root directory of the process as the caller sees it
+	shared []string // Options.Shared as the kernel names them
+	// private is Options.Private likewise, without those that cannot be used.
+	private []string
+	broker  unix.Stat_t // of Options.Broker
+	table   []*openFile
 	// refused holds the spans of mappings that have a blocker: one is enough for each.
 	refused map[string]bool
 	report  *Report
@@ -143,6 +147,7 @@ func (in *inspection) run() error {
 		return err
 	}
 	in.resolveShared()
+	in.resolvePrivate()
 	if err := in.resolveBroker(); err != nil {
 		return err
 	}

@@ -49,6 +49,8 @@ type FD struct {
 	Internal bool `json:"internal,omitempty"`
 	// Shared says that the file is at or below a declared shared path.
 	Shared bool `json:"shared,omitempty"`
+	// Private says that the file is at or below a private directory.
+	Private bool `json:"private,omitempty"`
 	// Listener is the index of the address in Options.Listeners, for KindListener; else -1.
 	Listener int `json:"listener"`
 }
@@ -194,7 +196,7 @@ func (in *inspection) checkDescriptor(f *openFile) {
 	case unix.S_IFREG:
 		in.checkFile(f)
 	case unix.S_IFDIR:
-		f.Kind = KindDirectory
+		f.Kind, f.Private = KindDirectory, in.isPrivate(f.Target)
 		in.checkLocks(f)
 	case unix.S_IFCHR:
 		in.checkDevice(f)

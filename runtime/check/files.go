@@ -43,7 +43,7 @@ func (in *inspection) checkFile(f *openFile) {
 		in.block(f.object(f.Target), "the file was deleted; it has no name by which an instance could have its own",
 			"let the service keep its temporary files under a name, or hold them in memory")
 	default:
-		f.Shared = in.isShared(f.Target)
+		f.Shared, f.Private = in.isShared(f.Target), in.isPrivate(f.Target)
 		in.checkOpenFile(f)
 	}
 	in.checkLocks(f)
@@ -51,6 +51,7 @@ func (in *inspection) checkFile(f *openFile) {
 
 func (in *inspection) checkOpenFile(f *openFile) {
 	switch {
+	case f.Private:
 	case !f.writable():
 	case f.Shared:
 		in.note(f.object(f.Target), "declared shared: all instances write to the same file, and no restore undoes that")

@@ -62,5 +62,7 @@ func (in *inspection) inside(path string) string {
 }
 
 func (in *inspection) shareHint(path, otherwise string) string {
-	return fmt.Sprintf("if all instances may share it, declare it: --shared %s; %s", in.inside(path), otherwise)
+	path = in.inside(path)
+	return fmt.Sprintf("if all instances may share it, declare it: --shared %s; if each is to have its own, the directory: --private %s; %s",
+		path, filepath.Dir(path), otherwise)
 }

@@ -32,6 +32,13 @@ type Engine interface {
 type Target struct {
 	PID    int      // in the caller's pid namespace
 	Shared []string // absolute paths whose files stay shared among instances
+	// Private are absolute paths of directories, as the process sees them, of which each instance has its own: with the
+	// files as they were when the base, or a checkpoint, was taken. Nobody else may write to them once the process is adopted.
+	Private []string
+	// Files is an existing directory that only root can enter, in which what instances and checkpoints have written to
+	// Private is kept, and nothing else. Needed if there is Private. Its file system has to support an overlay's upper
+	// directory; Adopt refuses one that does not.
+	Files string
 	// Listeners are the addresses on which the service listens and which become private to each instance:
 	// {"unix", "/run/redis.sock"} or {"tcp", "127.0.0.1:6379"}. Instance.Dial takes an index into it.
 	Listeners []Address
@@ -170,4 +177,5 @@ type Memory struct {
 	Resident int64 // mapped pages, shared or not
 	Unique   int64 // private to it: what would be freed if it went
 	Shared   int64 // resident minus unique: held together with the base or other checkpoints
+	Files    int64 // disk space of what it has written to private directories; it would go with it, too
 }

@@ -20,6 +20,7 @@ type Capturer struct {
 	Declared   []engine.Address // of the service's own, when it is adopted
 	Conns      engine.Conns
 	Shared     []string // paths declared shared
+	Private    *Private // the private directories; nil: there are none
 	Binder     string   // path, here, of the Binder device that may be open; "": none
 
 	binder   unix.Stat_t
@@ -111,6 +112,11 @@ func (c *Capturer) readLinks() error {
 		if err != nil {
 			return gone(c.PID, err)
 		}
+		if n == linkSize && c.Private != nil { // a name of which the end matters
+			if n, err = unix.Readlinkat(c.dir, name, c.buf); err != nil {
+				return gone(c.PID, err)
+			}
+		}
 		c.links[fd] = string(c.buf[:n])
 	}
 	return nil
@@ -198,6 +204,9 @@ func (c *Capturer) path(fd int, link string) error {
 	if c.Binder != "" && st.Dev == c.binder.Dev && st.Ino == c.binder.Ino {
 		return c.device(fd, st.Ino)
 	}
+	if place, ok := c.Private.place(link); ok {
+		return c.private(fd, link, place, &st)
+	}
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil // devices: inherited
 	}
@@ -214,7 +223,7 @@ func (c *Capturer) path(fd int, link string) error {
 	}
 	if flags&unix.O_ACCMODE != unix.O_RDONLY {
 		c.block(fd, link, "it is open for writing and its contents are not rewound with the instance",
-			"declare it with --shared "+link)
+			"declare it with --shared "+link+", or a directory that it is in with --private")
 		return nil
 	}
 	pos, err := strconv.ParseInt(Field(info, "pos"), 10, 64)

@@ -26,6 +26,7 @@ type Maker struct {
 	Dir    string // for listening sockets
 	Name   string // of the instance, unique in Dir
 	Net    *Netns
+	Roots  []int                  // the instance's private directories, open, in the order of Target.Private
 	Binder string                 // path, here, of the Binder device of the plan
 	Keep   map[engine.ConnID]bool // connections to plumb again
 
@@ -106,6 +107,8 @@ func (m *Maker) make(p *FD) error {
 		}
 		_, err = unix.Seek(fd, p.Pos, unix.SEEK_SET)
 		return err
+	case OwnFile:
+		return m.private(p)
 	case Binder:
 		// Only by name: what the driver keeps for an open device belongs to the process that has opened it.
 		fd, err := unix.Open(m.Binder, unix.O_PATH|unix.O_CLOEXEC, 0)

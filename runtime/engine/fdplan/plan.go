@@ -28,10 +28,13 @@ const (
 	Signal Kind = "signalfd"
 	Notify Kind = "inotify" // with its watches under their numbers
 	File   Kind = "file"    // a read-only file or directory, with its offset
-	Pipe   Kind = "pipe"    // both ends in the process, with what was in it
-	Pair   Kind = "pair"    // a socket pair within the process, likewise
-	Closed Kind = "closed"  // a unix socket whose peer has gone
-	Binder Kind = "binder"  // a Binder device: opened anew, mapped and published by the engine
+	// OwnFile is a file or directory below a private directory, with its flags and offset: opened anew in the
+	// instance's own copy of that.
+	OwnFile Kind = "private"
+	Pipe    Kind = "pipe"   // both ends in the process, with what was in it
+	Pair    Kind = "pair"   // a socket pair within the process, likewise
+	Closed  Kind = "closed" // a unix socket whose peer has gone
+	Binder  Kind = "binder" // a Binder device: opened anew, mapped and published by the engine
 )
 
 // FD is one descriptor.
@@ -54,6 +57,7 @@ type FD struct {
 	Buffers  [2]int        `json:"buffers,omitzero"`   // Pair: bytes to send and to receive, as getsockopt gives them
 	Shutdown int           `json:"shutdown,omitempty"` // Pair: 1 it reads no more, 2 it writes no more, or both
 	Pos      int64         `json:"pos,omitempty"`
+	Place    *Place        `json:"place,omitempty"`    // OwnFile
 	Count    uint64        `json:"count,omitempty"`    // eventfd
 	Clock    int           `json:"clock,omitempty"`    // timerfd
 	SetFlags int           `json:"setFlags,omitempty"` // timerfd: of timerfd_settime
@@ -82,6 +86,12 @@ type BinderOpen struct {
 type BinderNode struct {
 	Ptr    uint64 `json:"ptr"`
 	Cookie uint64 `json:"cookie"`
+}
+
+// Place is where a file is below the private directories.
+type Place struct {
+	Dir  int    `json:"dir"`  // index into Target.Private
+	Path string `json:"path"` // below it; "." is the directory itself
 }
 
 // Watch is one entry of an interest list.

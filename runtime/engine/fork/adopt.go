@@ -12,6 +12,7 @@ import (
 
 	"corsa.dev/corsa/runtime/check"
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 const (
@@ -34,6 +35,8 @@ type adoption struct {
 	plan    *plan
 	threads []threadState
 	shared  []mapping
+	files   *privateFiles
+	cwd     *fdplan.Place
 	seccomp bool
 }
 
@@ -96,7 +99,7 @@ func (ad *adoption) stop(ctx context.Context) error {
 }
 
 func checkOptions(t engine.Target, deep bool) check.Options {
-	o := check.Options{Shared: t.Shared, Listeners: t.Listeners, Deep: deep}
+	o := check.Options{Shared: t.Shared, Private: t.Private, Listeners: t.Listeners, Deep: deep}
 	if t.Broker != nil {
 		o.Broker = t.Broker.Device
 	}
@@ -209,7 +212,7 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: ad.t.Broker, binderPID: ad.t.PID,
 	}
 	var err error
-	if ad.plan, err = cap.run(); err != nil {
+	if ad.plan, ad.cwd, err = cap.runWith(ad.files, ad.t.PID); err != nil {
 		return nil, err
 	}
 	if ad.shared, err = sharedAnonymous(ad.t.PID, ad.arena); err != nil {

@@ -12,6 +12,7 @@ type capturer struct {
 	declared   []engine.Address
 	conns      engine.Conns
 	shared     []string
+	private    *fdplan.Private
 	binder     *engine.Broker
 	binderPID  int // who has opened the device
 
@@ -22,6 +23,7 @@ type capturer struct {
 func (c *capturer) run() (*plan, error) {
 	r := fdplan.Capturer{
 		PID: c.pid, PIDFD: c.pidfd, Listeners: c.listeners, Declared: c.declared, Conns: c.conns, Shared: c.shared,
+		Private: c.private,
 	}
 	if c.binder != nil {
 		r.Binder = c.binder.Device

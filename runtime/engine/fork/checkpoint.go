@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 var _ engine.EarlyCheckpointer = (*service)(nil)
@@ -43,7 +44,7 @@ func (s *service) CheckpointEarly(ctx context.Context, inst engine.Instance, con
 		return c.complete(ctx)
 	})
 	if err != nil {
-		return engine.Captured{}, fmt.Errorf("checkpoint: %w", err)
+		return engine.Captured{}, fmt.Errorf("checkpoint: %w", errors.Join(err, s.files.remove(c.files)))
 	}
 	s.track(c.img)
 	c.timing.Total = time.Since(start)
@@ -60,6 +61,8 @@ type checkpoint struct {
 	open    func(fd int) bool // whether the instance has the descriptor, in the plan or not
 	threads []threadState
 	shared  []mapping
+	files   tree
+	cwd     *fdplan.Place
 	limits  []byte // text of the leader's /proc/PID/limits
 	forked  *duplication
 	x       *anchor // made of forked; nil: not yet
@@ -72,6 +75,14 @@ type checkpoint struct {
 // still does what has to be done while the instance stands still.
 func (c *checkpoint) still(ctx context.Context) (err error) {
 	in := c.in
+	files := c.s.files.capture(in.files)
+	defer func() {
+		var e error
+		if c.files, e = files.await(); e != nil && err == nil {
+			e = errors.Join(e, c.giveUp(ctx))
+		}
+		err = errors.Join(err, e)
+	}()
 	if c.shared, err = sharedAnonymous(in.leader.PID, in.a.arena); err != nil {
 		return err
 	}
@@ -85,6 +96,16 @@ func (c *checkpoint) still(ctx context.Context) (err error) {
 	}
 	in.shared, in.hidden = c.shared, c.plan.virtual()
 	return nil
+}
+
+// giveUp ends the fork that has been made.
+func (c *checkpoint) giveUp(ctx context.Context) (err error) {
+	if c.x == nil {
+		if c.x, err = c.forked.anchor(ctx); err != nil {
+			return err
+		}
+	}
+	return c.x.discard()
 }
 
 // fork forks the anchor and meanwhile reads what does not get into the image by itself. What the child must not share is
@@ -164,11 +185,11 @@ func (c *checkpoint) read() error {
 		pid: in.leader.PID, pidfd: in.leader.pidfd, listeners: in.listenerInodes(), conns: c.conns, shared: c.s.target.Shared,
 		binder: c.s.target.Broker, binderPID: in.a.PID,
 	}
-	p, err := r.run()
-	if err != nil {
+	var err error
+	if c.plan, c.cwd, err = r.runWith(c.s.files, in.a.PID); err != nil {
 		return err
 	}
-	c.plan, c.open = p, r.open
+	c.open = r.open
 	c.threads = in.threadStates()
 	c.limits, err = limitsText(in.leader.PID)
 	c.timing.Capture = time.Since(begun)
@@ -186,7 +207,7 @@ func (c *checkpoint) complete(ctx context.Context) (err error) {
 	if err := c.x.limit(ctx, c.limits); err != nil {
 		return errors.Join(err, c.x.discard())
 	}
-	c.img = &image{s: c.s, a: c.x, plan: c.plan, threads: c.threads, shared: c.shared}
+	c.img = &image{s: c.s, a: c.x, plan: c.plan, threads: c.threads, shared: c.shared, files: c.files, cwd: c.cwd}
 	c.handle = in.handleWith(c.threads)
 	if freely() {
 		slots := make([]int, len(c.threads))

@@ -23,6 +23,7 @@ import (
 // evaluator answers each line, a Python expression, with its value.
 const evaluator = `
 import os, socket, sys
+exec(sys.argv[2])
 held = 0
 s = socket.socket(socket.AF_UNIX)
 s.bind(sys.argv[1])
@@ -48,9 +49,15 @@ type evaluated struct {
 
 func startEvaluator(t *testing.T) *service {
 	t.Helper()
+	return startEvaluatorWith(t, "", func(*engine.Target) {})
+}
+
+// startEvaluatorWith starts one that has run some Python before, and adopts it as is declared.
+func startEvaluatorWith(t *testing.T, python string, declare func(*engine.Target)) *service {
+	t.Helper()
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "s")
-	cmd := exec.Command("python3", "-c", evaluator, sock)
+	cmd := exec.Command("python3", "-c", evaluator, sock, python)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +69,7 @@ func startEvaluator(t *testing.T) *service {
 	target := engine.Target{
 		PID: cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: sock}}, Dir: dir, Log: logrus.NewEntry(log),
 	}
+	declare(&target)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		s, err := New().Adopt(context.Background(), target)
 		if err == nil {

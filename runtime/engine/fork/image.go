@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 // image is a frozen state: an anchor that nothing shares, and the plan of its descriptors.
@@ -14,6 +15,8 @@ type image struct {
 	plan    *plan
 	threads []threadState
 	shared  []mapping // shared anonymous mappings, which are copies already
+	files   tree
+	cwd     *fdplan.Place // the working directory, if that is in a private one
 	base    bool
 }
 
@@ -22,14 +25,20 @@ type imageHandle struct {
 	Plan    *plan         `json:"plan"`
 	Threads []threadState `json:"threads"`
 	Shared  []mapping     `json:"shared,omitempty"`
+	Files   tree          `json:"files,omitzero"`
+	CWD     *fdplan.Place `json:"cwd,omitempty"`
 }
 
 // Memory implements engine.Image.
-func (m *image) Memory() (engine.Memory, error) { return memory(m.a.PID) }
+func (m *image) Memory() (engine.Memory, error) {
+	mem, err := memory(m.a.PID)
+	mem.Files = m.files.Bytes
+	return mem, err
+}
 
 // Handle implements engine.Image.
 func (m *image) Handle() json.RawMessage {
-	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared})
+	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.cwd})
 }
 
 var errBase = errors.New("the base cannot be discarded: every instance begins there")
@@ -43,4 +52,4 @@ func (m *image) Discard() error {
 	return m.endNow()
 }
 
-func (m *image) endNow() error { return m.a.discard() }
+func (m *image) endNow() error { return errors.Join(m.a.discard(), m.s.files.remove(m.files)) }

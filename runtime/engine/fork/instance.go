@@ -26,6 +26,7 @@ type instance struct {
 	name      string
 	listeners []listener
 	shared    []mapping
+	files     tree
 	hidden    []int   // descriptors that the last checkpoint did not share; nil: there was none
 	binder    *planFD // the Binder device; nil: it has none open
 	token     engine.BrokerToken
@@ -153,7 +154,15 @@ func (in *instance) Exit() engine.Exit {
 }
 
 // Memory implements engine.Instance.
-func (in *instance) Memory() (engine.Memory, error) { return memory(in.a.PID) }
+func (in *instance) Memory() (engine.Memory, error) {
+	mem, err := memory(in.a.PID)
+	if err != nil {
+		return mem, err
+	}
+	files, err := in.s.files.measure(in.files)
+	mem.Files = files.Bytes
+	return mem, err
+}
 
 // Kill implements engine.Instance.
 func (in *instance) Kill() error {
@@ -181,7 +190,7 @@ func (in *instance) endNow() error {
 			}
 		}
 	}
-	return err
+	return errors.Join(err, in.s.files.remove(in.files))
 }
 
 func (in *instance) listenerInodes() map[uint64]int {
@@ -219,6 +228,7 @@ type instanceHandle struct {
 	Threads   []threadState `json:"threads"`
 	Shared    []mapping     `json:"shared,omitempty"`
 	Binder    *planFD       `json:"binder,omitempty"`
+	Files     tree          `json:"files,omitzero"`
 }
 
 // Handle implements engine.Instance.
@@ -227,6 +237,7 @@ func (in *instance) Handle() json.RawMessage { return in.handleWith(in.threadSta
 func (in *instance) handleWith(threads []threadState) json.RawMessage {
 	return mustJSON(instanceHandle{
 		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, threads, in.shared, in.binder,
+		in.files,
 	})
 }
 
@@ -241,7 +252,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder}
+	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder, files: h.Files}
 	if in.leader, err = h.Leader.reopen(); err != nil {
 		return nil, in.notOpened(err)
 	}

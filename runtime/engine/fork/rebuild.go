@@ -24,6 +24,7 @@ type rebuild struct {
 	name   string  // of the instance, unique in dir
 	net    *netns
 	keep   map[engine.ConnID]bool
+	roots  []int  // the instance's private directories
 	device string // path of the Binder device; "": none
 
 	fds       map[int]int // descriptor of the plan -> the engine's new one
@@ -34,7 +35,7 @@ type rebuild struct {
 func (r *rebuild) run(ctx context.Context) error {
 	m := fdplan.Maker{
 		Plan: &r.plan.Plan, Source: r.source.PID, Dir: r.dir, Name: r.name, Net: &r.net.Netns, Keep: r.keep,
-		Binder: r.device,
+		Binder: r.device, Roots: r.roots,
 	}
 	defer m.Close()
 	err := m.Run()

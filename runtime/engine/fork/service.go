@@ -34,6 +34,7 @@ type service struct {
 	seccomp bool       // the service has a filter
 	guardMu sync.Mutex // see guard
 	net     netns
+	files   *privateFiles
 	seq     atomic.Uint64
 
 	mu sync.Mutex // serialises forks of images: branches of one image may overlap
@@ -90,14 +91,21 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 		p.close()
 		return nil, err
 	}
-	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp}
+	var written tree
+	if s.files, written, err = adoptFiles(t); err != nil {
+		p.close()
+		return nil, err
+	}
+	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp, files: s.files}
 	x, err := ad.run(ctx)
 	if err != nil {
 		p.close()
-		return nil, fmt.Errorf("adopt process %d: %w", t.PID, err)
+		return nil, errors.Join(fmt.Errorf("adopt process %d: %w", t.PID, err), s.files.destroy())
 	}
 	s.page = ad.pages[0]
-	s.base = &image{s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, base: true}
+	s.base = &image{
+		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, cwd: ad.cwd, base: true,
+	}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
 		return nil, errors.Join(err, s.Destroy())
 	}
@@ -176,16 +184,25 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 
 // branch returns what it made also when it fails, for the caller to end.
 func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*instance, []engine.Plumbed, error) {
+	mounts := s.files.prepare(m.files)
 	s.mu.Lock()
-	a, err := m.a.fork(ctx, unshareMappings(m.shared))
+	a, err := m.a.fork(ctx, s.files.unshare(unshareMappings(m.shared)))
 	s.mu.Unlock()
+	own, e := mounts.await()
+	defer closeAll(own.mounts)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, e, s.files.remove(own.files))
 	}
-	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared}
+	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared, files: own.files}
+	if err = e; err == nil {
+		err = s.files.attach(a.PID, own.mounts, !m.base)
+	}
+	if err != nil {
+		return in, nil, err
+	}
 	r := &rebuild{
 		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, name: in.name, net: &s.net,
-		keep: map[engine.ConnID]bool{},
+		keep: map[engine.ConnID]bool{}, roots: own.mounts,
 	}
 	if s.target.Broker != nil {
 		r.device, in.binder = s.target.Broker.Device, m.plan.binder()
@@ -195,6 +212,9 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 	}
 	err = r.run(ctx)
 	in.listeners = r.listenerList(len(s.target.Listeners))
+	if err == nil && m.cwd != nil {
+		err = in.enter(ctx, s.files, *m.cwd)
+	}
 	if err == nil {
 		err = in.start(ctx, m)
 	}
@@ -255,9 +275,14 @@ func (forkEngine) Recover(ctx context.Context, t engine.Target, state json.RawMe
 		return nil, err
 	}
 	s.seq.Store(h.Seq)
+	if s.files, err = openFiles(t, p.PID); err != nil {
+		p.close()
+		return nil, fmt.Errorf("private files: %w", err)
+	}
 	img, err := s.OpenImage(ctx, h.Base)
 	if err != nil {
 		p.close()
+		s.files.close()
 		return nil, fmt.Errorf("base: %w", err)
 	}
 	s.base = img.(*image)
@@ -276,7 +301,7 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 	if err != nil {
 		return nil, err
 	}
-	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared}
+	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, cwd: h.CWD}
 	s.track(img)
 	return img, nil
 }
@@ -285,6 +310,7 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 func (s *service) Close() error {
 	s.process.close()
 	s.net.close()
+	s.files.close()
 	if s.base != nil {
 		s.base.a.release()
 	}
@@ -315,6 +341,6 @@ func (s *service) Destroy() error {
 	if s.base != nil {
 		err = errors.Join(err, s.Sweep(), s.base.a.end())
 	}
-	err = errors.Join(err, s.process.end())
+	err = errors.Join(err, s.process.end(), s.files.destroy())
 	return errors.Join(err, s.Close())
 }

@@ -1,0 +1,115 @@
+package fdplan
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Private are the private directories of the process whose descriptors are captured.
+type Private struct {
+	Names []string // as /proc shows them, in the order of Target.Private
+	Roots []int    // the directories as the process sees them, open
+}
+
+const deletedSuffix = " (deleted)"
+
+// place is where a file is of which /proc shows this name.
+func (p *Private) place(link string) (Place, bool) {
+	if p == nil {
+		return Place{}, false
+	}
+	for i, name := range p.Names {
+		if link == name {
+			return Place{Dir: i, Path: "."}, true
+		}
+		if rest, ok := strings.CutPrefix(link, name+"/"); ok {
+			return Place{Dir: i, Path: rest}, true
+		}
+	}
+	return Place{}, false
+}
+
+// Locate is where the directory or file is that /proc shows as link and whose status is st. ok is false if it is not below a
+// private directory; the error is ErrUnnamed if it was, and has lost the name.
+func (p *Private) Locate(link string, st *unix.Stat_t) (place Place, ok bool, err error) {
+	if place, ok = p.place(link); !ok {
+		return place, false, nil
+	}
+	fd, err := openBelow(p.Roots[place.Dir], place.Path, unix.O_PATH|unix.O_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return place, true, ErrUnnamed
+	}
+	if err != nil {
+		return place, true, err
+	}
+	defer unix.Close(fd)
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return place, true, err
+	}
+	if now.Dev != st.Dev || now.Ino != st.Ino {
+		return place, true, ErrUnnamed
+	}
+	return place, true, nil
+}
+
+// ErrUnnamed says that a file has lost the name under which it was opened.
+var ErrUnnamed = errors.New("deleted or replaced")
+
+// openBelow opens what was found below a directory, by a name without symbolic links.
+func openBelow(root int, path string, flags int) (int, error) {
+	return unix.Openat2(root, path, &unix.OpenHow{
+		Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+}
+
+// private plans a file below a private directory.
+func (c *Capturer) private(fd int, link string, place Place, st *unix.Stat_t) error {
+	info, err := c.info(fd)
+	if err != nil {
+		return err
+	}
+	p := FD{FD: fd, Kind: OwnFile, Inode: st.Ino, Place: &place}
+	if p.Flags, err = openFlags(info); err != nil {
+		return err
+	}
+	if p.Pos, err = strconv.ParseInt(Field(info, "pos"), 10, 64); err != nil {
+		return err
+	}
+	_, _, err = c.Private.Locate(link, st)
+	if errors.Is(err, ErrUnnamed) {
+		c.block(fd, link, "it was deleted or replaced while it is open, so that an instance could not open it anew",
+			"let the service close it before it is adopted or a checkpoint is taken")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.plan.FDs = append(c.plan.FDs, p)
+	return nil
+}
+
+// reopenFlags are those of an open file that open(2) takes again.
+const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_SYNC | unix.O_DSYNC | unix.O_DIRECT |
+	unix.O_LARGEFILE | unix.O_NOATIME | unix.O_DIRECTORY
+
+// private opens a file of the instance's own.
+func (m *Maker) private(p *FD) error {
+	flags := p.Flags & reopenFlags
+	if p.Flags&unix.O_PATH != 0 {
+		flags = unix.O_PATH | unix.O_NOFOLLOW | p.Flags&unix.O_DIRECTORY
+	}
+	fd, err := openBelow(m.Roots[p.Place.Dir], p.Place.Path, flags)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", p.Place.Path, err)
+	}
+	if err := m.add(p, fd, err); err != nil || p.Flags&unix.O_PATH != 0 {
+		return err
+	}
+	_, err = unix.Seek(fd, p.Pos, unix.SEEK_SET)
+	return err
+}

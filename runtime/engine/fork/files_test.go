@@ -1,0 +1,183 @@
+package fork
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+// filesystem is Python that does things to the directory D, and says all there is to say about it.
+const filesystem = `
+import hashlib, random, stat, fcntl, mmap, errno
+
+def tree():
+    first, out = {}, []
+    for base, dirs, files in os.walk(D):
+        dirs.sort()
+        for name in sorted(files + dirs) + ['.']:
+            p = os.path.join(base, name)
+            s = os.lstat(p)
+            line = [os.path.relpath(p, D), oct(s.st_mode), s.st_uid, s.st_gid, s.st_rdev, s.st_mtime_ns]
+            if not stat.S_ISDIR(s.st_mode):
+                line += [s.st_nlink, first.setdefault(s.st_ino, p)]
+            if stat.S_ISREG(s.st_mode):
+                line += [s.st_size, hashlib.sha256(open(p, 'rb').read()).hexdigest()]
+            if stat.S_ISLNK(s.st_mode):
+                line += [os.readlink(p)]
+            line += [(a, os.getxattr(p, a, follow_symlinks=False)) for a in sorted(os.listxattr(p, follow_symlinks=False))]
+            out.append(line)
+    return hashlib.sha256(repr(out).encode()).hexdigest()
+
+def pick(r, kind):
+    all = [D] if kind == stat.S_ISDIR else []
+    for base, dirs, files in os.walk(D):
+        all += [p for n in sorted(dirs + files) if kind((p := os.path.join(base, n)) and os.lstat(p).st_mode)]
+    return r.choice(sorted(all)) if all else None
+
+def change(seed, n):
+    r = random.Random(seed)
+    for i in range(n):
+        new = os.path.join(pick(r, stat.S_ISDIR), 'n%d-%d' % (seed, i))
+        f, d = pick(r, stat.S_ISREG), pick(r, stat.S_ISDIR)
+        try:
+            what = r.randrange(14)
+            if what < 3 or not f: open(new, 'wb').write(r.randbytes(r.randrange(9000)))
+            elif what == 3: os.mkdir(new)
+            elif what == 4: os.symlink('../x%d' % i, new)
+            elif what == 5 and seed != 1: os.link(pick(r, stat.S_ISREG), new)
+            elif what == 6: open(f, 'ab').write(r.randbytes(500))
+            elif what == 7: os.rename(f, new)
+            elif what == 8 and (o := pick(r, stat.S_ISDIR)) != D: os.rename(o, new)
+            elif what == 9: os.unlink(f)
+            elif what == 10: os.chmod(r.choice([f, d]), r.randrange(0o1000) | 0o700)
+            elif what == 11: os.setxattr(r.choice([f, d]), 'user.x', r.randbytes(20))
+            elif what == 12: os.chown(f, r.randrange(1000), r.randrange(1000)); os.mkfifo(new)
+            elif what == 13: os.rmdir(d)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EINVAL, errno.EBUSY, errno.EEXIST): raise
+    return tree()
+`
+
+// private is a service with one private directory, which has been changed a little before it was adopted.
+func startPrivate(t *testing.T, python string) (s *service, dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "data: 100%")
+	files := t.TempDir()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the service has been destroyed
+		left, err := os.ReadDir(files)
+		if err != nil || len(left) > 0 {
+			t.Errorf("left of private files: %v, %v", left, err)
+		}
+	})
+	python = fmt.Sprintf("D = %q\n", dir) + filesystem + python
+	return startEvaluatorWith(t, python, func(target *engine.Target) {
+		target.Private, target.Files = []string{dir}, files
+	}), dir
+}
+
+// checkpointImage is e's checkpoint.
+func (e *evaluated) checkpointImage() engine.Image {
+	e.t.Helper()
+	return e.checkpoint(nil).Image
+}
+
+func (e *evaluated) end() {
+	e.t.Helper()
+	if err := e.in.Kill(); err != nil {
+		e.t.Error(err)
+	}
+}
+
+// Random changes to a private directory are undone by a restore, are kept by a checkpoint, and reach nobody else.
+func TestPrivateDirectory(t *testing.T) {
+	s, dir := startPrivate(t, "change(1, 60)\n")
+	seed := rand.Uint32()
+	t.Logf("seed %d", seed)
+	base := branchEvaluator(t, s, s.Base())
+	first := base.eval("tree()")
+	outside := func() string {
+		var b strings.Builder
+		err := filepath.Walk(dir, func(path string, fi os.FileInfo, err error) error {
+			if err == nil {
+				fmt.Fprintln(&b, path, fi.Mode(), fi.Size(), fi.ModTime())
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	before := outside()
+
+	a, b := branchEvaluator(t, s, s.Base()), branchEvaluator(t, s, s.Base())
+	a.must(first, "tree()")
+	other := b.eval("change(%d, 40)", seed+1000)
+	img, want := s.Base(), first
+	for round := range 6 {
+		e := branchEvaluator(t, s, img)
+		e.must(want, "tree()")
+		want = e.eval("change(%d, 25)", seed+uint32(round))
+		if strings.Contains(want, "Error") {
+			t.Fatal(want)
+		}
+		next := e.checkpointImage()
+		e.must(want, "tree()")
+		e.eval("change(%d, 10)", seed+100) // to be undone
+		if img != s.Base() {
+			if err := img.Discard(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		img = next
+		if round%2 == 0 { // as after a crash; else as for a rollback by hand
+			e.end()
+		} else {
+			defer e.end()
+		}
+	}
+	b.must(other, "tree()")
+	base.must(first, "tree()")
+	if after := outside(); after != before {
+		t.Errorf("the directory itself has changed: %s\nwas %s", after, before)
+	}
+	for _, e := range []*evaluated{a, b, base} {
+		e.end()
+	}
+}
+
+// Mounts of instances are nobody else's.
+func TestPrivateMounts(t *testing.T) {
+	s, dir := startPrivate(t, "")
+	e := branchEvaluator(t, s, s.Base())
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, t.Name()) {
+			t.Errorf("an instance's mount is seen outside: %s", line)
+		}
+	}
+	var st, inside unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/root%s", e.in.PID(), dir), &inside); err != nil {
+		t.Fatal(err)
+	}
+	if inside.Dev == st.Dev {
+		t.Error("the instance's directory is the service's own")
+	}
+	e.end()
+}

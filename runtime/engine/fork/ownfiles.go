@@ -1,0 +1,130 @@
+package fork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fdplan"
+)
+
+// ownFiles are a tree of a new instance's own and the overlays on it.
+type ownFiles struct {
+	files  tree
+	mounts []int // not attached yet; the caller closes them
+}
+
+// pending is work on files that goes on beside a fork.
+type pending[T any] struct {
+	done chan struct{}
+	got  T
+	err  error
+}
+
+func begin[T any](needed bool, fn func() (T, error)) *pending[T] {
+	w := &pending[T]{done: make(chan struct{})}
+	if !needed {
+		close(w.done)
+		return w
+	}
+	go func() {
+		defer close(w.done)
+		w.got, w.err = fn()
+	}()
+	return w
+}
+
+// await returns what fn has returned.
+func (w *pending[T]) await() (T, error) {
+	<-w.done
+	return w.got, w.err
+}
+
+// prepare begins to make what an instance of an image needs. After an error nothing is left of it.
+func (p *privateFiles) prepare(image tree) *pending[ownFiles] {
+	return begin(p != nil, func() (own ownFiles, err error) {
+		if own.files, err = p.copy(image); err != nil {
+			return ownFiles{}, err
+		}
+		if own.mounts, err = p.overlays(own.files); err != nil {
+			return ownFiles{}, errors.Join(err, p.remove(own.files))
+		}
+		return own, nil
+	})
+}
+
+// capture begins to copy the tree of an instance that does not run. After an error nothing is left of the copy.
+func (p *privateFiles) capture(of tree) *pending[tree] {
+	return begin(p != nil, func() (tree, error) { return p.copy(of) })
+}
+
+// unshare makes the child of a fork enter a mount namespace of its own before anything else.
+func (p *privateFiles) unshare(first forkBatch) forkBatch {
+	if p == nil {
+		return first
+	}
+	return func(b *batch) {
+		b.call(unix.SYS_UNSHARE, unix.CLONE_NEWNS)
+		first(b)
+	}
+}
+
+// runWith is run for a process that may have private directories, which it has as pid does: they share a root directory. It
+// also says where in one of them the process is, if it is.
+func (c *capturer) runWith(files *privateFiles, pid int) (*plan, *fdplan.Place, error) {
+	if files == nil {
+		p, err := c.run()
+		return p, nil, err
+	}
+	view, err := files.view(pid)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer closeAll(view.Roots)
+	c.private = view
+	p, err := c.run()
+	if err != nil {
+		return nil, nil, err
+	}
+	cwd, err := workingDirectory(c.pid, view)
+	return p, cwd, err
+}
+
+// workingDirectory is where the process is, if that is below a private directory.
+func workingDirectory(pid int, view *fdplan.Private) (*fdplan.Place, error) {
+	at := fmt.Sprintf("/proc/%d/cwd", pid)
+	name, err := os.Readlink(at)
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(at, &st); err != nil {
+		return nil, gone(pid, err)
+	}
+	place, ok, err := view.Locate(name, &st)
+	if errors.Is(err, fdplan.ErrUnnamed) {
+		return nil, &engine.Refusal{PID: pid, Blockers: []engine.Blocker{{
+			Object: "working directory " + name, Reason: "it was removed, so that an instance could not enter it",
+			WayOut: "let the service change to another directory before it removes this one",
+		}}}
+	}
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &place, nil
+}
+
+// enter makes a new instance, which has no threads yet, change to a directory of its own.
+func (in *instance) enter(ctx context.Context, files *privateFiles, at fdplan.Place) error {
+	b := in.a.batch()
+	b.call(unix.SYS_CHDIR, b.putString(filepath.Join(files.paths[at.Dir], at.Path)))
+	if _, err := in.a.exec(ctx, b); err != nil {
+		return fmt.Errorf("working directory: %w", err)
+	}
+	return nil
+}
