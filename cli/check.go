@@ -24,6 +24,7 @@ type checkFlags struct {
 	sockets []string
 	tcp     []string
 	shared  []string
+	private []string
 	engine  string
 	gate    string
 	json    bool
@@ -46,8 +47,8 @@ func newCheckCommand(g *globals) *cobra.Command {
 				return usagef("--pid and a container ID exclude each other")
 			case byPID || len(args) > 0:
 				return f.checkProcess(cmd, g, args)
-			case len(f.shared)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine") || cmd.Flags().Changed("gate"):
-				return usagef("--shared, --socket, --tcp, --gate and --engine describe a service: give --pid or a container ID")
+			case len(f.shared)+len(f.private)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine") || cmd.Flags().Changed("gate"):
+				return usagef("--shared, --private, --socket, --tcp, --gate and --engine describe a service: give --pid or a container ID")
 			}
 			return f.checkHost(cmd)
 		},
@@ -55,6 +56,7 @@ func newCheckCommand(g *globals) *cobra.Command {
 	flags := cmd.Flags()
 	flags.IntVar(&f.pid, "pid", 0, "the process to look at")
 	flags.StringArrayVar(&f.shared, "shared", nil, "a path, as the process sees it, whose files all instances share; may be repeated")
+	flags.StringArrayVar(&f.private, "private", nil, "a directory, as the process sees it, of which each instance gets its own; may be repeated")
 	flags.StringArrayVar(&f.sockets, "socket", nil, "a unix socket on which the service listens; may be repeated")
 	flags.StringArrayVar(&f.tcp, "tcp", nil, "a loopback ADDRESS:PORT on which the service listens; may be repeated")
 	flags.StringVar(&f.engine, "engine", "", spec.LegalEngine+" (default auto, or what the bundle says): what stands in the way differs")
@@ -144,7 +146,7 @@ func checkWith(pid int, o check.Options) (*check.Report, error) {
 
 // options validates the declarations on the command line.
 func (f *checkFlags) options() (check.Options, error) {
-	o := check.Options{Deep: true, Shared: f.shared}
+	o := check.Options{Deep: true, Shared: f.shared, Private: f.private}
 	if f.engine != "" {
 		if _, err := spec.ParseEngine(f.engine); err != nil {
 			return o, usagef("--engine: %w", err)
@@ -155,9 +157,11 @@ func (f *checkFlags) options() (check.Options, error) {
 			return o, usagef("--gate: %w", err)
 		}
 	}
-	for _, path := range f.shared {
-		if !filepath.IsAbs(path) {
-			return o, usagef("--shared %q: must be an absolute path, as the process sees it", path)
+	for flag, paths := range map[string][]string{"--shared": f.shared, "--private": f.private} {
+		for _, path := range paths {
+			if !filepath.IsAbs(path) {
+				return o, usagef("%s %q: must be an absolute path, as the process sees it", flag, path)
+			}
 		}
 	}
 	for _, list := range []struct {
@@ -196,6 +200,7 @@ func containerProgram(ctx context.Context, g *globals, id string, o *check.Optio
 	if declared {
 		o.Engine, o.Binder = service.Engine, service.Gate == spec.GateBinder
 		o.Shared = append(o.Shared, service.Shared...)
+		o.Private = append(o.Private, service.Private...)
 		for _, endpoint := range service.Endpoints {
 			o.Listeners = append(o.Listeners, engine.Address(endpoint))
 		}

@@ -51,6 +51,7 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	value(spec.KeyConcurrency, spec.LegalConcurrency+" (default strict: one instance runs at a time)")
 	value(spec.KeyPath, "how an app's bytes get to its instance: "+spec.LegalPath+" (default auto)")
 	list(spec.KeyShared, "path whose files all instances share on purpose")
+	list(spec.KeyPrivate, "directory of which every instance has its own, rolled back with its memory; it must exist")
 	value(spec.KeyWarm, "shell command to run in the sandbox before the service is adopted")
 	fs.StringArrayVar(&f.writable, "writable", nil, "directory or file of the host that the program may change; may be repeated")
 	fs.StringVar(&f.user, "user", "", "UID[:GID] or name to run the program as (default: the caller)")

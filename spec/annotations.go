@@ -32,6 +32,7 @@ const (
 	KeyConcurrency  = Prefix + "concurrency"   // LegalConcurrency; default strict
 	KeyPath         = Prefix + "path"          // LegalPath; default auto
 	KeyShared       = Prefix + "shared"        // list of absolute paths, see JoinList; default none
+	KeyPrivate      = Prefix + "private"       // list of absolute paths of directories, see JoinList; default none
 	KeyWarm         = Prefix + "warm"          // a shell command; default none
 
 	KeyBinderDevices = BinderPrefix + "devices" // list of names; needed for the gate binder
@@ -55,6 +56,7 @@ var setters = map[string]func(*Service, string) error{
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
 	KeyPath:         func(s *Service, v string) (err error) { s.Path, err = ParsePath(v); return },
 	KeyShared:       func(s *Service, v string) (err error) { s.Shared, err = SplitList(v); return },
+	KeyPrivate:      func(s *Service, v string) (err error) { s.Private, err = SplitList(v); return },
 	KeyWarm:         func(s *Service, v string) error { s.Warm = v; return nil },
 
 	KeyBinderDevices: func(s *Service, v string) (err error) { s.Binder.Devices, err = ParseBinderDevices(v); return },
@@ -179,7 +181,7 @@ func (s *Service) Annotations() map[string]string {
 		a[KeyBinderManager] = s.Binder.Manager
 	}
 	for key, list := range map[string][]string{
-		KeySocket: sockets, KeyTCP: ports, KeyShared: s.Shared, KeyBinderDevices: s.Binder.Devices, KeyBinderNames: s.Binder.Names,
+		KeySocket: sockets, KeyTCP: ports, KeyShared: s.Shared, KeyPrivate: s.Private, KeyBinderDevices: s.Binder.Devices, KeyBinderNames: s.Binder.Names,
 	} {
 		if len(list) > 0 {
 			a[key] = JoinList(list)

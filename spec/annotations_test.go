@@ -96,6 +96,15 @@ func TestBadAnnotations(t *testing.T) {
 		{"shared=/", `root directory`},
 		{"shared=/run/r.sock", `dev.corsa.shared="/run/r.sock"; contradicts dev.corsa.socket`},
 		{"shared=/a,/a", `dev.corsa.shared="/a"; listed twice`},
+		{"private=data", `dev.corsa.private="data"; is not absolute`},
+		{"private=/", `root directory`},
+		{"private=/a/../b", `dev.corsa.private="/a/../b"; shortest form, which is /b`},
+		{"private=/run", `dev.corsa.private="/run"; contradicts dev.corsa.socket=/run/r.sock`},
+		{"private=/a/b; shared=/a", `dev.corsa.private="/a/b"; contradicts dev.corsa.shared=/a`},
+		{"private=/a; shared=/a/b", `dev.corsa.private="/a"; contradicts dev.corsa.shared=/a/b`},
+		{"private=/a,/a", `dev.corsa.private="/a"; listed twice`},
+		{"private=/a/b,/a", `dev.corsa.private="/a"; overlaps with /a/b`},
+		{"private=/a; engine=kmod", `dev.corsa.private="/a"; contradicts dev.corsa.engine=kmod`},
 	} {
 		a := map[string]string{spec.KeySocket: "/run/r.sock"}
 		for _, kv := range strings.Split(test.set, "; ") {

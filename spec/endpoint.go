@@ -13,6 +13,8 @@ const (
 	legalSocket = "absolute paths without . or .., at most 107 bytes"
 	legalTCP    = "ADDRESS:PORT on a loopback address, such as 127.0.0.1:6379 or [::1]:6379"
 	legalShared = "absolute paths without . or .."
+
+	legalPrivate = "absolute paths of directories without . or .., none within another, with no socket or shared path in them"
 )
 
 // ParseSocket checks the path of a unix socket.

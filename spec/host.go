@@ -39,7 +39,8 @@ const DefaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 // The program sees the host's directories, read-only with everything that is mounted in them, and symbolic links
 // as they are; regular files directly in the host's root are left out. It has a private /dev, /proc, /run, /tmp,
 // and /var/tmp, which are empty at first, and a read-only /sys. What it may change on the host is:
-//   - the paths in Writable, at the same place; and
+//   - the paths in Writable, at the same place;
+//   - the private directories of the service, until it is adopted; and
 //   - the directory of each unix socket of the service, unless that lies in a private directory, where it is made.
 //     A socket directly in a top-level directory such as /etc is refused unless that is in Writable.
 //
@@ -63,6 +64,9 @@ func HostBundle(o HostBundleOptions) (*specs.Spec, Skeleton, error) {
 	}
 	if err := o.check(); err != nil {
 		return nil, Skeleton{}, err
+	}
+	if o.Service != nil { // the program fills them before it is adopted
+		o.Writable = slices.Concat(o.Writable, o.Service.Private)
 	}
 	mounts, err := host.mounts(&o)
 	if err != nil {
@@ -144,16 +148,22 @@ func (o *HostBundleOptions) check() error {
 	if o.Cwd != "" && !filepath.IsAbs(o.Cwd) {
 		report("working directory %q is not absolute", o.Cwd)
 	}
-	for _, path := range o.Writable {
+	writable := func(what, path string) {
 		if problem := pathProblem(path); problem != "" {
-			report("writable path %q %s", path, problem)
+			report("%s %q %s", what, path, problem)
 		} else if _, err := os.Stat(path); err != nil {
-			report("writable path: %w; create it first", err)
+			report("%s: %w; create it first", what, err)
 		} else if top := topLevel(path); top == "/proc" || top == "/sys" || top == "/dev" {
-			report("writable path %q lies in %s, which the sandbox has for itself", path, top)
+			report("%s %q lies in %s, which the sandbox has for itself", what, path, top)
 		}
 	}
+	for _, path := range o.Writable {
+		writable("writable path", path)
+	}
 	if o.Service != nil {
+		for _, path := range o.Service.Private {
+			writable("private directory", path)
+		}
 		if err := o.Service.Validate(); err != nil {
 			problems = append(problems, err)
 		}

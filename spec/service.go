@@ -88,5 +88,7 @@ type Service struct {
 	Concurrency  Concurrency
 	Path         Path     // "", in records of earlier versions, is PathAuto
 	Shared       []string // absolute paths whose files every instance shares on purpose
-	Warm         string   // a shell command run inside the sandbox once the service listens, before it is adopted
+	// Private are absolute paths of directories of which every instance has its own, undone by a restore as its memory is.
+	Private []string
+	Warm    string // a shell command run inside the sandbox once the service listens, before it is adopted
 }

@@ -56,6 +56,7 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 			report(KeyShared, path, "is listed twice", "each path once")
 		}
 	}
+	s.privateContradictions(report)
 	if s.Engine == "kmod" && s.Concurrency == Parallel {
 		report(KeyConcurrency, string(s.Concurrency),
 			"contradicts "+KeyEngine+"=kmod: all instances are the same process, and one runs at a time", "strict; or another engine")
@@ -72,6 +73,39 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 		report(KeyWarm, s.Warm, "contains a NUL byte", "a shell command")
 	}
 	return errors.Join(problems...)
+}
+
+// privateContradictions checks the private directories.
+func (s *Service) privateContradictions(report func(key, value, problem, legal string)) {
+	for i, dir := range s.Private {
+		inside := []string{dir}
+		if problem := pathProblem(dir); problem != "" {
+			report(KeyPrivate, dir, problem, legalPrivate)
+			continue
+		}
+		for _, e := range s.Endpoints {
+			if e.Network == "unix" && within(e.Address, inside) {
+				report(KeyPrivate, dir, "contradicts "+KeySocket+"="+e.Address+": apps connect to it, so that it cannot be an instance's own", legalPrivate)
+			}
+		}
+		for _, path := range s.Shared {
+			if within(path, inside) || within(dir, []string{path}) {
+				report(KeyPrivate, dir, "contradicts "+KeyShared+"="+path, legalPrivate)
+			}
+		}
+		for _, other := range s.Private[:i] {
+			switch {
+			case other == dir:
+				report(KeyPrivate, dir, "is listed twice", "each directory once")
+			case within(other, inside) || within(dir, []string{other}):
+				report(KeyPrivate, dir, "overlaps with "+other, legalPrivate)
+			}
+		}
+	}
+	if len(s.Private) > 0 && s.Engine == "kmod" {
+		report(KeyPrivate, JoinList(s.Private),
+			"contradicts "+KeyEngine+"=kmod: all instances are the same process and see the same files", "none; or another engine")
+	}
 }
 
 // unknownKey suggests the nearest key there is, if one is near.

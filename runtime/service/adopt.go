@@ -99,7 +99,7 @@ func (m *Monitor) explain(err error) error {
 
 func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
 	t := engine.Target{
-		PID: pid, Shared: m.svc.Shared, Listeners: listeners, Broker: m.brokerTarget, Dir: m.ref.layout().sockets(), Log: m.log,
+		PID: pid, Shared: m.svc.Shared, Private: m.svc.Private, Files: m.ref.layout().files(), Listeners: listeners, Broker: m.brokerTarget, Dir: m.ref.layout().sockets(), Log: m.log,
 	}
 	if m.inDriver() {
 		t.Binder = binderTarget(m.svc)

@@ -38,6 +38,9 @@ func (l layout) log() string     { return filepath.Join(l.dir(), "monitor.log") 
 func (l layout) output() string  { return filepath.Join(l.dir(), "service.log") }
 func (l layout) sockets() string { return filepath.Join(l.dir(), "sockets") }
 
+// files is where the engine keeps what instances and checkpoints have written to private directories.
+func (l layout) files() string { return filepath.Join(l.dir(), "files") }
+
 // cgroupName tells services apart that have one id under different roots.
 func (l layout) cgroupName() string {
 	sum := sha256.Sum256([]byte(l.root))

@@ -72,7 +72,7 @@ var (
 	descWaiting      = describeApp("waiting_seconds_total", "Time that the app's requests waited for their turn.")
 	descConnections  = describeApp("connections", "Open connections of the app.")
 	descHistory      = describeApp("history_checkpoints", "Checkpoints kept for the app.")
-	descMemory       = prometheus.NewDesc("corsa_instance_memory_bytes", "Memory of the app's instance: unique or shared.", []string{"app", "kind"}, nil)
+	descMemory       = prometheus.NewDesc("corsa_instance_memory_bytes", "Memory of the app's instance: unique or shared; and files: disk space of its private files.", []string{"app", "kind"}, nil)
 	descInstances    = prometheus.NewDesc("corsa_instances", "Apps by the state of their instance.", []string{"state"}, nil)
 )
 
@@ -133,6 +133,9 @@ func (c *appCollector) Collect(ch chan<- prometheus.Metric) {
 		if a.Memory != nil {
 			gauge(descMemory, float64(a.Memory.Unique), app, "unique")
 			gauge(descMemory, float64(a.Memory.Shared), app, "shared")
+			if a.Memory.Files > 0 {
+				gauge(descMemory, float64(a.Memory.Files), app, "files")
+			}
 		}
 		states[a.State]++
 	}

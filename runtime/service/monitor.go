@@ -134,8 +134,10 @@ func run(ctx context.Context, o *RunOptions, output *os.File, ready func()) (err
 	if m.box, err = sandbox.Load(o.Root, o.ID); err != nil {
 		return err
 	}
-	if err := os.Mkdir(l.sockets(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	for _, dir := range []string{l.sockets(), l.files()} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	if o.Recover {
 		err = m.takeOver(ctx, output)
@@ -279,7 +281,7 @@ func (m *Monitor) forget() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, removeSockets(l.sockets()))...)
+	return errors.Join(append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()))...)
 }
 
 // removeSockets empties and removes the directory of the instances' sockets. It holds nothing but sockets.

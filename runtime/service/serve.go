@@ -203,7 +203,7 @@ func stopOffline(ctx context.Context, l layout) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, removeSockets(l.sockets()))
+	errs = append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()))
 	return errors.Join(errs...)
 }
 

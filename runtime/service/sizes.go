@@ -28,7 +28,8 @@ func (m *Monitor) measure(h *holding) {
 		if err != nil {
 			continue // it is found to be gone when it is needed
 		}
-		m.ledger.measured(h.app, id, nil, &mem.Unique)
+		unique := mem.Unique + mem.Files
+		m.ledger.measured(h.app, id, nil, &unique)
 	}
 }
 

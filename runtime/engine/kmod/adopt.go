@@ -52,7 +52,7 @@ func (e kmodEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service,
 // inspect refuses what can be seen from outside.
 func inspect(t engine.Target, deep bool) error {
 	report, err := check.Process(t.PID, check.Options{
-		Shared: t.Shared, Listeners: t.Listeners, Deep: deep, Engine: check.EngineKmod, Binder: t.Binder != nil,
+		Shared: t.Shared, Private: t.Private, Listeners: t.Listeners, Deep: deep, Engine: check.EngineKmod, Binder: t.Binder != nil,
 	})
 	if err != nil {
 		return err
