@@ -50,6 +50,32 @@ func (c *Capturer) inotify(fd int) error {
 		c.block(fd, "inotify", reason, wayOut)
 	default:
 		c.plan.FDs = append(c.plan.FDs, p)
+		return c.watchesPrivate(&p)
+	}
+	return nil
+}
+
+// watchesPrivate refuses watches on files of which an instance has its own: they would be on those of the base.
+func (c *Capturer) watchesPrivate(p *FD) error {
+	if c.Private == nil {
+		return nil
+	}
+	mounts := mounts{pid: c.PID}
+	defer mounts.close()
+	for i := range p.Notified {
+		file, err := mounts.open(&p.Notified[i])
+		if err != nil {
+			continue // it is gone
+		}
+		link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file))
+		unix.Close(file)
+		if err != nil {
+			return err
+		}
+		if _, private := c.Private.place(link); private {
+			c.block(p.FD, "inotify", "it watches "+link+", of which each instance has its own",
+				"switch off the service's file watching, or let it watch what is not private")
+		}
 	}
 	return nil
 }
@@ -191,6 +217,10 @@ func (m *mounts) open(w *NotifyWatch) (int, error) {
 			continue
 		}
 		fd, err := unix.OpenByHandleAt(dir, h, unix.O_PATH|unix.O_CLOEXEC)
+		if errors.Is(err, unix.ESTALE) && isOverlay(dir) { // it says so of all files
+			unix.Close(dir)
+			return -1, errors.New("an overlay does not find files by their handles")
+		}
 		if w.proven(dir, fd, err) {
 			m.dirs[w.Dev] = dir
 			return fd, err
@@ -202,6 +232,12 @@ func (m *mounts) open(w *NotifyWatch) (int, error) {
 		}
 	}
 	return -1, result
+}
+
+// isOverlay reports whether an open directory is of an overlay file system.
+func isOverlay(dir int) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC
 }
 
 // proven reports whether what was looked up by the mount point dir concerns the watch's file system.

@@ -1,6 +1,8 @@
 package fork
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -178,6 +180,43 @@ func TestPrivateMounts(t *testing.T) {
 	}
 	if inside.Dev == st.Dev {
 		t.Error("the instance's directory is the service's own")
+	}
+	e.end()
+}
+
+// refusesCheckpoint wants a checkpoint of e to be refused in words that contain want, and e to go on.
+func (e *evaluated) refusesCheckpoint(want string) {
+	e.t.Helper()
+	e.park()
+	_, _, err := e.in.s.Checkpoint(context.Background(), e.in, e.conns)
+	if !errors.Is(err, engine.ErrRefused) || !strings.Contains(err.Error(), want) {
+		e.t.Errorf("checkpoint: %v, want a refusal that says %q", err, want)
+	}
+	e.activate()
+	e.must("2", "1 + 1")
+}
+
+const inotify = `
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def watch():
+    n = libc.inotify_init1(os.O_CLOEXEC)
+    libc.inotify_add_watch(n, D.encode(), 0x100)
+    return n
+`
+
+// What would concern the directory of another is refused.
+func TestPrivateRefusals(t *testing.T) {
+	s, _ := startPrivate(t, inotify)
+	e := branchEvaluator(t, s, s.Base())
+	e.must("True", "(w := watch()) > 2")
+	e.refusesCheckpoint("inotify")
+	e.must("None", "os.close(w)")
+	e.must("None", "[os.mkdir(D + '/x'), os.chdir(D + '/x'), os.rmdir(D + '/x')][2]")
+	e.refusesCheckpoint("working directory")
+	e.must("None", "os.chdir('/')")
+	if err := e.checkpointImage().Discard(); err != nil {
+		t.Error(err)
 	}
 	e.end()
 }
