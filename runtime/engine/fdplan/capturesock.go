@@ -65,7 +65,7 @@ func (c *Capturer) socket(fd int, link string) error {
 	}
 	if id, ok := c.Conns[ino]; ok {
 		p.Kind, p.Conn = Conn, id
-		p.Options = readOptions(s, p.Family)
+		p.Options = Options(s, p.Family)
 		c.plan.FDs = append(c.plan.FDs, p)
 		return nil
 	}
@@ -127,7 +127,8 @@ func socketAddress(sa unix.Sockaddr) engine.Address {
 	return engine.Address{}
 }
 
-func readOptions(s, family int) []Option {
+// Options reads the options of socket s that a service may have set and that one in its place has to get.
+func Options(s, family int) []Option {
 	if family == unix.AF_INET6 {
 		family = unix.AF_INET
 	}

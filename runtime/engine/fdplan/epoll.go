@@ -112,6 +112,21 @@ func (p *FD) HasStale() bool {
 	return slices.ContainsFunc(p.Watches, func(w Watch) bool { return w.File != 0 })
 }
 
+// Watches parses the interest list in an epoll's fdinfo. The inode that each entry watches is at its index in inodes.
+func Watches(info []byte) (list []Watch, inodes []uint64, err error) {
+	for line := range bytes.Lines(info) {
+		if !bytes.HasPrefix(line, []byte("tfd:")) {
+			continue
+		}
+		w, ino, err := parseWatch(line)
+		if err != nil {
+			return nil, nil, fmt.Errorf("fdinfo line %q: %w", line, err)
+		}
+		list, inodes = append(list, w), append(inodes, ino)
+	}
+	return list, inodes, nil
+}
+
 // parseWatch parses a line of an epoll's fdinfo: "tfd: %8d events: %8x data: %16llx  pos:%lli ino:%lx sdev:%x".
 func parseWatch(line []byte) (w Watch, ino uint64, err error) {
 	value := func(name string, base int) (v uint64) {

@@ -138,10 +138,8 @@ func (m *Maker) finish(p *FD) error {
 	if !ok {
 		return nil
 	}
-	for _, o := range p.Options {
-		if err := setsockopt(fd, o); err != nil {
-			return err
-		}
+	if err := SetOptions(fd, p.Options); err != nil {
+		return err
 	}
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, p.Flags&(unix.O_NONBLOCK|unix.O_ASYNC|unix.O_APPEND))
 	return err

@@ -68,7 +68,7 @@ func (c *Capturer) pairEnd(p FD, s int) error {
 			return err
 		}
 	}
-	p.Options = readOptions(s, p.Family)
+	p.Options = Options(s, p.Family)
 	if sa, err := unix.Getsockname(s); err != nil {
 		return err
 	} else if u, ok := sa.(*unix.SockaddrUnix); ok && strings.Trim(u.Name, "@\x00") != "" {

@@ -29,6 +29,16 @@ func setsockopt(s int, o Option) error {
 	return nil
 }
 
+// SetOptions sets options that Options has read.
+func SetOptions(s int, options []Option) error {
+	for _, o := range options {
+		if err := setsockopt(s, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // InodeOf returns the number by which /proc and sock_diag name a socket.
 func InodeOf(fd int) (uint64, error) {
 	var st unix.Stat_t

@@ -75,6 +75,17 @@ func atBoundary(r *regs) bool {
 	return false
 }
 
+// hasResult reports whether the stopped thread has left a waiting call for a reason that it will act on; a timeout is none.
+func hasResult(r *regs) bool {
+	if int64(r.Orig_rax) < 0 || classify(r)&waitKindMask != waitsOnly || interrupted(r) {
+		return false
+	}
+	if r.Orig_rax == unix.SYS_FUTEX || r.Orig_rax == unix.SYS_FUTEX_WAITV {
+		return int64(r.Rax) >= 0
+	}
+	return int64(r.Rax) > 0
+}
+
 // rewind makes the thread repeat a system call that the stop broke off, so that the service never sees EINTR
 // for it. The caller has made sure that no real signal is pending, whose handler the EINTR would belong to.
 // A relative timeout starts anew, except select's, which the kernel has counted down.

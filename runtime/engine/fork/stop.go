@@ -66,6 +66,9 @@ func (t *tracee) stop(limit time.Duration) error {
 				return err
 			}
 			th.broken, th.walked = false, true
+			if !t.arena.inStub(th.regs.Rip) { // else it is as it was
+				th.unsettled = hasResult(&th.regs)
+			}
 			rewind(&th.regs)
 		}
 		// A thread on its way may have made another one.
