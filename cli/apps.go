@@ -29,8 +29,12 @@ func newAppsCommand(g *globals) *cobra.Command {
 					if a.Memory != nil {
 						memory = formatBytes(a.Memory.Unique)
 					}
+					transactions := "-" // nobody has seen them
+					if !a.Untracked {
+						transactions = strconv.FormatUint(a.Transactions, 10)
+					}
 					rows = append(rows, []string{
-						string(a.App), a.State, strconv.FormatUint(a.Transactions, 10), strconv.Itoa(a.Checkpoints), a.Head,
+						string(a.App), a.State, transactions, strconv.Itoa(a.Checkpoints), a.Head,
 						memory, strconv.FormatUint(a.Crashes, 10), strconv.Itoa(a.Connections), a.Path,
 					})
 				}

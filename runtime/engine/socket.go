@@ -42,4 +42,7 @@ type SocketHolder interface {
 	// Unsettled reports whether a thread of the dormant instance was parked with something to do: a waiting call had just
 	// returned with a result. It is on the transaction path.
 	Unsettled() bool
+	// Ready reports whether a call in which a thread of the dormant instance waits for descriptors would return at once. It
+	// is on the transaction path.
+	Ready() bool
 }

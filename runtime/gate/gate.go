@@ -82,4 +82,7 @@ type AppStats struct {
 	BytesOut     uint64        // to the app
 	Waiting      time.Duration // total time that requests waited for the gate
 	Breaks       uint64        // turns that ended by force, away from a transaction boundary
+	Direct       int           // of Connections: the gate does not see their bytes
+	Untracked    bool          // there have been such: requests and bytes on them are not counted
+	Proxied      string        // why connections do not become direct; "": they do
 }

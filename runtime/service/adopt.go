@@ -198,7 +198,22 @@ func (m *Monitor) newSocketGate(bound func()) (gate.Gate, error) {
 	}
 	return socket.New(socket.Config{
 		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
+		Resume: m.liveApps(),
 	})
+}
+
+// liveApps are those whose instances live on from an earlier monitor and may have connections that it did not move.
+func (m *Monitor) liveApps() []instance.App {
+	if !m.recovered || !m.direct() {
+		return nil
+	}
+	var live []instance.App
+	for _, h := range m.allHoldings() {
+		if h.inst != nil {
+			live = append(live, h.app)
+		}
+	}
+	return live
 }
 
 // lastConnection is the highest connection that ever was an app of its own.

@@ -12,6 +12,7 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/instance"
+	"corsa.dev/corsa/spec"
 )
 
 // manual is the trigger of a checkpoint that somebody asked for.
@@ -195,9 +196,16 @@ func (m *Monitor) viewApps() []AppView {
 	for _, a := range m.ledger.apps() {
 		s := stats[a.App]
 		v := AppView{
-			App: a.App, State: "gone", Path: m.path(), Connections: s.Connections,
+			App: a.App, State: "gone", Path: m.path(), Connections: s.Connections, Direct: s.Direct, Proxied: s.Proxied, Untracked: s.Untracked,
 			Switches: s.Switches, BytesIn: s.BytesIn, BytesOut: s.BytesOut, WaitingSeconds: s.Waiting.Seconds(),
 			Checkpoints: a.Kept, Head: string(a.Head), Crashes: a.Crashes,
+		}
+		switch {
+		case m.svc.Gate == spec.GateBinder: // it has paths of its own
+		case s.Direct > 0 && s.Direct == s.Connections, s.Connections == 0 && m.direct() && s.Proxied == "":
+			v.Path = "direct"
+		case s.Direct > 0:
+			v.Path = "mixed"
 		}
 		h := m.find(a.App)
 		h.mu.Lock()
@@ -220,6 +228,12 @@ func (m *Monitor) viewApps() []AppView {
 		views = append(views, v)
 	}
 	return views
+}
+
+// direct reports whether connections are to become direct.
+func (m *Monitor) direct() bool {
+	path, _ := m.svc.DirectPath()
+	return path != spec.PathProxied
 }
 
 func instanceState(in engine.Instance) string {

@@ -103,6 +103,9 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 				return fmt.Errorf("app %s: instance: %w", app, err)
 			}
 		}
+		if m.connected(h.inst) {
+			return settle(h.inst)
+		}
 		return m.takeLeave(h)
 	}
 	if !known.State.Live() {
@@ -122,6 +125,16 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 		return nil // it has no connections to a monitor
 	}
 	return settle(in)
+}
+
+// connected reports whether in, which may be nil, has connections that go past the gate. They outlive a monitor.
+func (m *Monitor) connected(in engine.Instance) bool {
+	h, ok := in.(engine.SocketHolder)
+	if !ok || !m.direct() {
+		return false
+	}
+	list, err := h.AcceptedSockets()
+	return err == nil && len(list) > 0
 }
 
 // settle lets a dormant instance run for a moment, alone, to notice that the connections of the dead monitor have

@@ -39,10 +39,17 @@ type AppView struct {
 	App instance.App `json:"app"`
 	// State is active or dormant; gone: the next request gets it a new instance; quarantined or stopped: none does;
 	// left: the app has ended, and tagged checkpoints are left of it.
-	State          string      `json:"state"`
-	PID            int         `json:"pid,omitempty"`
-	Path           string      `json:"path"` // how its bytes get to the instance: proxied
-	Connections    int         `json:"connections"`
+	State string `json:"state"`
+	PID   int    `json:"pid,omitempty"`
+	// Path is how its bytes get to the instance: proxied, direct, or mixed if it has connections of both kinds. Without one it is
+	// how the next one's would.
+	Path        string `json:"path"`
+	Connections int    `json:"connections"`
+	Direct      int    `json:"direct"` // of the connections
+	// Proxied says why connections do not become direct; absent if they do.
+	Proxied string `json:"proxied,omitempty"`
+	// Untracked says that there have been direct connections: transactions, bytes and waiting time on them are not counted.
+	Untracked      bool        `json:"untracked"`
 	Transactions   uint64      `json:"transactions"`
 	Switches       uint64      `json:"switches"`
 	BytesIn        uint64      `json:"bytesIn"`

@@ -67,7 +67,7 @@ func (t *tracee) stop(limit time.Duration) error {
 			}
 			th.broken, th.walked = false, true
 			if !t.arena.inStub(th.regs.Rip) { // else it is as it was
-				th.unsettled = hasResult(&th.regs)
+				th.unsettled, th.waits = hasResult(&th.regs), waitOf(&th.regs)
 			}
 			rewind(&th.regs)
 		}

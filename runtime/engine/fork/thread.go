@@ -15,6 +15,7 @@ type thread struct {
 	known      bool // state is filled in
 	broken     bool // it was parked in the middle of a transaction
 	unsettled  bool // it was parked with the result of a waiting call that it has yet to act on
+	waits      wait // what for, when it was parked
 	described  bool // its capture batch has run
 	held       bool // seized
 	awaited    bool // and stopped

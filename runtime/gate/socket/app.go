@@ -45,6 +45,13 @@ type app struct {
 	fresh    []*conn // not known to be accepted by the service
 	dirty    []*conn // got bytes since the app was last quiet
 
+	direct    []*direct // connections that the gate has nothing to do with
+	swept     int       // how many of them were looked at
+	former    bool      // its instance may have some that an earlier gate made
+	handing   []*conn   // to become direct once the service has accepted them
+	handPause int64     // ns before the next look whether it has
+	proxied   string    // why connections of a do not become direct; "": they do
+
 	open     int   // transactions under way, without the long ones
 	long     int   // transactions that outlasted a quantum; nobody waits for them any more
 	turnFrom int64 // when the instance became active
@@ -78,14 +85,22 @@ type counters struct {
 	transactions, switches       atomic.Uint64
 	bytesIn, bytesOut, waitingNs atomic.Uint64
 	breaks                       atomic.Uint64
+	direct                       atomic.Int64
+	untracked                    atomic.Bool // there have been direct connections
+	proxied                      atomic.Pointer[string]
 }
 
-func (c *counters) stats(key instance.App) gate.AppStats {
+// stats are those of one app. reason is why nothing of any app is direct, if that is so.
+func (c *counters) stats(key instance.App, reason string) gate.AppStats {
+	if r := c.proxied.Load(); r != nil {
+		reason = *r
+	}
 	return gate.AppStats{
 		App: key, Connections: int(c.conns.Load()),
 		Transactions: c.transactions.Load(), Switches: c.switches.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
 		Waiting: time.Duration(c.waitingNs.Load()), Breaks: c.breaks.Load(),
+		Direct: int(c.direct.Load()), Untracked: c.untracked.Load(), Proxied: reason,
 	}
 }
 
@@ -129,8 +144,12 @@ func (g *Gate) activate(a *app) {
 	if err := a.inst.Activate(); err != nil && !errors.Is(err, engine.ErrGone) {
 		g.logApp(a).WithError(err).Error("cannot activate the instance")
 	}
-	if !g.strict {
+	g.letGo(a)
+	if !g.strict && len(a.direct) == 0 {
 		g.clock.set(&a.alarms, alarmIdle, a.turnFrom+idleLimit)
+	}
+	if len(a.handing) > 0 {
+		g.handSoon(a)
 	}
 }
 
@@ -162,7 +181,7 @@ func (g *Gate) acceptedAll(a *app) bool {
 		if !c.fresh || c.closed {
 			continue
 		}
-		if c.peer() != 0 {
+		if g.peer(c) != 0 {
 			c.fresh = false
 			continue
 		}
@@ -207,8 +226,12 @@ func (g *Gate) turns() {
 				g.admitWaiting(g.sched.cur.owner)
 			}
 			if at != 0 {
-				if !quiet && g.sched.cur.owner.open == 0 {
-					at = min(at, g.now()+settleRetry) // no event will tell
+				switch a := g.sched.cur.owner; { // no event will tell
+				case quiet:
+				case len(a.direct) > 0:
+					at = min(at, g.now()+directLook)
+				case a.open == 0:
+					at = min(at, g.now()+settleRetry)
 				}
 				g.clock.set(&g.alarms, alarmTurn, at)
 			}
@@ -222,7 +245,7 @@ func (g *Gate) atBoundary(a *app) bool {
 	if a.seat.resume && a.wantsMore() {
 		return false
 	}
-	return g.quiet(a)
+	return g.quiet(a) && g.directQuiet(a)
 }
 
 // endTurn parks the running instance.
@@ -253,6 +276,7 @@ func (g *Gate) endTurn(v verdict) bool {
 	if a.wantsMore() {
 		g.pause(a)
 	}
+	g.arm(a)
 	return true
 }
 

@@ -59,6 +59,9 @@ type conn struct {
 
 	peerInode uint64 // of the instance's end; 0: not known yet
 
+	handing bool // it is to become direct: what its app sends is not read
+	tries   int  // how often that was not possible yet
+
 	alias     engine.ConnID // names c in checkpoints that have its open transaction; 0: none has
 	sent      int           // bytes of the open transaction that the instance was given
 	heardAt   uint64        // what app.forwards was when bytes last came back
@@ -70,25 +73,32 @@ type conn struct {
 	retries int
 }
 
-// peer is the inode of the instance's end, 0 while the service has not accepted the connection.
-func (c *conn) peer() uint64 {
+// peer is the inode of the instance's end of c, 0 while the service has not accepted the connection.
+func (g *Gate) peer(c *conn) uint64 {
 	if c.peerInode == 0 && c.s.fd >= 0 {
-		if ino, err := peerInode(c.s.fd); err == nil {
+		if ino, err := g.diag.peerInode(c.s.fd); err == nil {
 			c.peerInode = ino
 		}
 	}
 	return c.peerInode
 }
 
-// admitConn takes a freshly accepted connection of a over.
-func (g *Gate) admitConn(a *app, id engine.ConnID, endpoint, fd int) {
-	c := &conn{id: id, app: a, pos: len(a.conns), endpoint: endpoint}
-	c.a = end{fd: fd, unix: g.eps[endpoint].network == "unix", readable: true}
+// newConn makes a connection of a's whose end fd is; it is not watched yet.
+func (g *Gate) newConn(a *app, id engine.ConnID, endpoint, fd int) *conn {
+	ep := g.eps[endpoint]
+	c := &conn{id: id, app: a, pos: len(a.conns), endpoint: endpoint, handing: g.mayHandOver(a, ep)}
+	c.a = end{fd: fd, unix: ep.network == "unix", readable: true}
 	c.s.fd = -1
 	c.up.careful = true
 	a.conns = append(a.conns, c)
 	a.counters.conns.Add(1)
 	g.nconns++
+	return c
+}
+
+// admitConn takes a freshly accepted connection of a over.
+func (g *Gate) admitConn(a *app, id engine.ConnID, endpoint, fd int) {
+	c := g.newConn(a, id, endpoint, fd)
 	if err := g.watchEnd(c, &c.a); err != nil {
 		g.logApp(a).WithError(err).Error("cannot watch a connection")
 		g.reset(c)
@@ -151,6 +161,10 @@ func (g *Gate) attach(c *conn, fd int, ino uint64) {
 	if err != nil {
 		g.logApp(c.app).WithError(err).Error("cannot watch a connection to the instance")
 		g.reset(c)
+		return
+	}
+	if c.handing {
+		g.wantHandover(c)
 	}
 }
 

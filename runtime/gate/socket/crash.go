@@ -19,6 +19,10 @@ func (g *Gate) crashed(a *app) {
 	}
 	exit := a.inst.Exit()
 	a.diedAt = g.now()
+	if a.inst.Dormant() {
+		g.reclaim(a)
+	}
+	g.dropDirect(a, func(*direct) bool { return true }) // they end with the instance
 	for i := len(a.conns) - 1; i >= 0; i-- {
 		if i < len(a.conns) {
 			g.lastWords(a.conns[i])
@@ -56,6 +60,9 @@ func (a *app) present() []engine.ConnID {
 		if c.alias != 0 {
 			ids = append(ids, c.alias)
 		}
+	}
+	for _, d := range a.direct {
+		ids = append(ids, d.id)
 	}
 	return ids
 }

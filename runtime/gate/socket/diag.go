@@ -21,8 +21,21 @@ const (
 
 var errNoSocket = errors.New("the kernel does not know such a socket")
 
+// A prober asks about unix sockets, over one netlink socket that it keeps.
+type prober struct {
+	fd    int // -1: none yet
+	reply [4096]byte
+}
+
+func (p *prober) close() {
+	if p.fd >= 0 {
+		_ = unix.Close(p.fd)
+		p.fd = -1
+	}
+}
+
 // peerInode is the inode of the socket at the other end of fd, which is connected; 0 if it has not been accepted.
-func peerInode(fd int) (uint64, error) {
+func (p *prober) peerInode(fd int) (uint64, error) {
 	if !isUnix(fd) {
 		_, ino, err := inetPeer(fd)
 		if errors.Is(err, errNoSocket) {
@@ -42,7 +55,12 @@ func peerInode(fd int) (uint64, error) {
 	ne.PutUint32(req[12:], udiagShowPeer)
 	ne.PutUint32(req[16:], ^uint32(0))
 	ne.PutUint32(req[20:], ^uint32(0))
-	msg, err := diag(req)
+	if p.fd < 0 {
+		if p.fd, err = openDiag(); err != nil {
+			return 0, err
+		}
+	}
+	msg, err := ask(p.fd, req, p.reply[:])
 	if err != nil {
 		return 0, err
 	}
@@ -110,13 +128,26 @@ func putAddr(port, addr []byte, sa unix.Sockaddr) byte {
 	return unix.AF_UNSPEC
 }
 
-// diag asks for one socket and returns the message about it without the netlink header.
-func diag(req []byte) ([]byte, error) {
+func openDiag() (int, error) {
 	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("sock_diag: %w", err)
+		return -1, fmt.Errorf("sock_diag: %w", err)
+	}
+	return s, nil
+}
+
+// diag asks for one socket and returns the message about it without the netlink header.
+func diag(req []byte) ([]byte, error) {
+	s, err := openDiag()
+	if err != nil {
+		return nil, err
 	}
 	defer unix.Close(s)
+	return ask(s, req, make([]byte, 4096))
+}
+
+// ask is diag over the netlink socket s. What it returns is in reply.
+func ask(s int, req, reply []byte) ([]byte, error) {
 	b := make([]byte, nlHeader+len(req))
 	ne := binary.NativeEndian
 	ne.PutUint32(b, uint32(len(b)))
@@ -126,7 +157,6 @@ func diag(req []byte) ([]byte, error) {
 	if err := unix.Sendto(s, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
-	reply := make([]byte, 4096)
 	n, _, err := unix.Recvfrom(s, reply, 0)
 	if err != nil {
 		return nil, fmt.Errorf("sock_diag: %w", err)

@@ -37,12 +37,14 @@
 //
 // A proxied request has two more context switches than a direct one. BenchmarkRedisGet on a busy machine with 2 CPUs, p50:
 // 2.0 to 2.3 times direct with everything on one CPU (a bare read/write loop in C: 1.8 to 2.2, median 1.9), 1.5
-// to 2.3 times with the scheduler free to choose. The direct modes are what avoids it.
+// to 2.3 times with the scheduler free to choose. A direct connection has none of that: the app's socket is put into the
+// instance, see handover.go, and is watched only while that is dormant, see watch.go.
 //
 // # Limits
 //
 // At most 128 KiB are held back in each direction of a connection. A request longer than 1 MiB, or with descriptors, is not
 // retried. Requests are not told apart: after a crash there is one crash reply for all that a connection had under way.
 // The first descriptors ever seen by a gate may be attached to an earlier byte of the same burst if they do not come with
-// the first bytes of their connection; from then on their place is exact. The service sees the gate's credentials.
+// the first bytes of their connection; from then on their place is exact. On proxied connections the service sees
+// the gate's credentials.
 package socket

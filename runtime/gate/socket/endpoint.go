@@ -8,13 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
 )
 
 const (
 	backlog     = 4096 // capped by net.core.somaxconn
 	asideSuffix = ".corsa-service"
+	tempInfix   = ".corsa-" // before a pid
 )
 
 // An endpoint is a public address of the service that the gate has taken over.
@@ -78,7 +82,7 @@ func (ep *endpoint) listenUnix() error {
 	if ep.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 		return err
 	}
-	temp := ep.address + ".corsa-" + strconv.Itoa(os.Getpid())
+	temp := ep.address + tempInfix + strconv.Itoa(os.Getpid())
 	if err := bindUnix(ep.fd, temp); err != nil {
 		return fmt.Errorf("bind %s: %w", temp, err)
 	}
@@ -178,6 +182,20 @@ func (ep *endpoint) close() error {
 		err = errors.Join(err, os.Remove(aside))
 	}
 	return err
+}
+
+// endpointOf is the index of the endpoint that a socket of an instance was accepted at: its name is that of the instance's own
+// listener, or of a gate's, which binds a temporary name in the public one's directory.
+func (g *Gate) endpointOf(s engine.Socket) int {
+	if s.Listener >= 0 {
+		return s.Listener
+	}
+	for _, ep := range g.eps {
+		if ep.network == "unix" && strings.HasPrefix(filepath.Base(s.Local), filepath.Base(ep.address)+tempInfix) {
+			return ep.index
+		}
+	}
+	return 0
 }
 
 // listening reports whether somebody listens on the socket at path.

@@ -39,15 +39,19 @@ type Config struct {
 	After engine.ConnID
 	// Apps are those of an earlier monitor that are still to come to an end: see Departed.
 	Apps []instance.App
+	// Resume are apps of an earlier monitor whose instances may have direct connections.
+	Resume []instance.App
 }
 
 // A Gate is the socket gate of one service. It implements gate.Gate.
 type Gate struct {
-	cfg    Config
-	log    *logrus.Entry
-	eps    []*endpoint
-	strict bool
-	start  time.Time
+	cfg     Config
+	log     *logrus.Entry
+	eps     []*endpoint
+	strict  bool
+	path    spec.Path // how connections become direct, or PathProxied
+	proxied string    // why they do not
+	start   time.Time
 
 	// The loop's own state.
 	epfd, wakefd int
@@ -66,8 +70,10 @@ type Gate struct {
 
 	work, again []*conn // to be pumped in this round, in the next one
 	settling    []*app  // a boundary is wanted
-	over        []*app  // may have ended
-	departing   int     // apps that a worker takes leave of
+	handing     []*app  // have connections that are to be handed over
+	diag        prober
+	over        []*app // may have ended
+	departing   int    // apps that a worker takes leave of
 	spare       []*conn
 	sent        *conn // the last one whose request was forwarded in this round
 	lone        *conn // the one that was the only one with events lately
@@ -102,9 +108,10 @@ func New(cfg Config) (*Gate, error) {
 	g := &Gate{
 		lastID: cfg.After,
 		cfg:    cfg, log: cfg.Log, strict: cfg.Service.Concurrency != spec.Parallel, start: time.Now(),
-		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1,
+		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1, diag: prober{fd: -1},
 		scratch: make([]byte, scratchSize), pool: make([][]byte, 0, 64), entries: make([]entry, 1),
 	}
+	g.path, g.proxied = cfg.Service.DirectPath()
 	if g.log == nil {
 		g.log = logrus.NewEntry(logrus.StandardLogger())
 	}
@@ -171,6 +178,14 @@ func (g *Gate) Serve(ctx context.Context) error {
 			return fmt.Errorf("watch %s: %w", ep.address, err)
 		}
 	}
+	for _, key := range g.cfg.Resume {
+		a := g.lookUp(key)
+		g.watchClient(a)
+		if a.phase == phaseEmpty {
+			a.former = true
+			g.load(a)
+		}
+	}
 	g.accepting = true
 	if g.cfg.Bound != nil {
 		g.cfg.Bound()
@@ -187,7 +202,7 @@ func (g *Gate) Stats() []gate.AppStats {
 	defer g.statsMu.Unlock()
 	all := make([]gate.AppStats, 0, len(g.stats))
 	for key, c := range g.stats {
-		all = append(all, c.stats(key))
+		all = append(all, c.stats(key, g.proxied))
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].App < all[j].App })
 	return all
@@ -253,6 +268,7 @@ func (g *Gate) close(cancel context.CancelFunc) {
 		for len(a.conns) > 0 {
 			g.remove(a.conns[0])
 		}
+		g.letGo(a)
 		if a.inst != nil && !a.inst.Dormant() {
 			if err := a.inst.Park(100 * time.Millisecond); err != nil && !errors.Is(err, engine.ErrGone) {
 				g.logApp(a).WithError(err).Warn("the instance goes on running without a gate")
@@ -267,6 +283,7 @@ func (g *Gate) close(cancel context.CancelFunc) {
 	if g.reserve >= 0 {
 		_ = unix.Close(g.reserve)
 	}
+	g.diag.close()
 	_ = unix.Close(g.wakefd)
 	_ = unix.Close(g.epfd)
 }

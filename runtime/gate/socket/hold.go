@@ -145,6 +145,10 @@ func (g *Gate) parkAtBoundary(a *app, waited int64) bool {
 		return false
 	}
 	err := a.inst.Park(parkLimit)
+	if err == nil && waited < settleLimit && g.directUnread(a) {
+		g.activate(a) // what it has not read may be the rest of something
+		return false
+	}
 	if errors.Is(err, engine.ErrBusy) && waited > settleLimit {
 		switch {
 		case len(a.holds) == 0: // there will be another chance
@@ -182,9 +186,10 @@ func pruneSettled(list []*app) []*app {
 
 // conns tells which sockets of a's instance belong to which connection.
 func (g *Gate) conns(a *app) engine.Conns {
-	m := make(engine.Conns, len(a.conns))
+	m := make(engine.Conns, len(a.conns)+len(a.direct))
+	g.directConns(a, m)
 	for _, c := range a.conns {
-		ino := c.peer()
+		ino := g.peer(c)
 		if ino == 0 {
 			continue
 		}
@@ -205,6 +210,7 @@ func (g *Gate) conns(a *app) engine.Conns {
 func (g *Gate) startCheckpoint(a *app) {
 	trigger, conns, alone := a.due, g.conns(a), !g.strict || g.sched.runs(&a.seat)
 	a.due = ""
+	g.letGo(a)
 	g.occupy(a)
 	goOn := func() {
 		a.answered, a.ckptAt = 0, g.now()
@@ -245,14 +251,17 @@ func (g *Gate) goOn(a *app, wake bool) {
 		return
 	}
 	g.dialWaiting(a)
-	if a.phase != phaseReady || a.settleFrom != 0 || !wake {
+	if a.phase != phaseReady || a.settleFrom != 0 {
 		return
 	}
 	if !g.strict {
-		g.activate(a)
+		if wake {
+			g.activate(a)
+		}
 		return
 	}
-	if g.sched.running || g.sched.head != nil || g.sched.streak >= eagerAfter {
+	if !wake || g.sched.running || g.sched.head != nil || g.sched.streak >= eagerAfter {
+		g.arm(a)
 		return
 	}
 	g.sched.resumed(&a.seat, g.now())
@@ -278,6 +287,7 @@ func (g *Gate) startHold(a *app) {
 func (g *Gate) release(a *app, rep gate.Replacement) {
 	switch {
 	case rep.Instance != nil:
+		g.reclaim(a)
 		for i := len(a.conns) - 1; i >= 0; i-- {
 			if i < len(a.conns) {
 				g.lastWords(a.conns[i])
@@ -287,6 +297,7 @@ func (g *Gate) release(a *app, rep gate.Replacement) {
 		a.inst = nil
 		g.replace(a, rep, false)
 	case a.inst != nil:
+		g.letGo(a)
 		g.goOn(a, true)
 	default:
 		g.fail(a, a.downErr)

@@ -102,7 +102,7 @@ func (g *Gate) ends() bool {
 
 // lookIfOver has the round look whether a has ended.
 func (g *Gate) lookIfOver(a *app) {
-	if len(a.conns) == 0 && g.ends() {
+	if len(a.conns)+len(a.direct) == 0 && g.ends() {
 		g.over = append(g.over, a)
 	}
 }
@@ -117,7 +117,7 @@ func (g *Gate) leaveAll() {
 
 // leave ends a's instance if a has ended.
 func (g *Gate) leave(a *app) {
-	if len(a.conns) > 0 || g.apps[a.key] != a || g.cfg.Service.AppKey == spec.AppKeyPID && !a.gone {
+	if len(a.conns)+len(a.direct) > 0 || g.apps[a.key] != a || g.cfg.Service.AppKey == spec.AppKeyPID && !a.gone {
 		return
 	}
 	switch a.phase {
@@ -156,6 +156,7 @@ func (g *Gate) farewell(a *app) {
 
 // forget drops a, unless a connection has come that it had opened before it ended.
 func (g *Gate) forget(a *app) {
+	g.dropDirect(a, func(*direct) bool { return true })
 	a.inst = nil
 	a.ready, a.undialed, a.fresh, a.dirty = nil, nil, nil, nil
 	g.dropHolds(a, gate.ErrUnknownApp)

@@ -19,6 +19,7 @@ const (
 	slotService // the instance's end
 	slotPIDFD
 	slotClient // the process that an app is
+	slotDirect // a duplicate of a direct connection
 )
 
 // An entry says what a watched descriptor is. Events carry its index and generation, so that one that was
@@ -79,6 +80,9 @@ func (g *Gate) run(ctx context.Context) {
 		if g.strict {
 			g.turns()
 		}
+		if len(g.handing) > 0 {
+			g.handOverAll()
+		}
 		if g.alone >= aloneAfter && g.sent != nil {
 			g.converse(g.sent)
 		}
@@ -104,6 +108,8 @@ func (g *Gate) event(ev *unix.EpollEvent) {
 		g.crashed(en.app)
 	case slotClient:
 		g.clientEnded(en.app)
+	case slotDirect:
+		g.knocked(en.app)
 	case slotWake:
 		g.takePosted()
 	}
@@ -149,6 +155,12 @@ func (g *Gate) ring() {
 			g.closeParting(a)
 		case alarmLinger:
 			g.endLinger(a)
+		case alarmHandover:
+			if len(a.handing) > 0 {
+				g.handing = append(g.handing, a)
+			}
+		case alarmSweep:
+			g.sweep(a)
 		case alarmTurn, alarmSettle: // the round itself looks at these
 		}
 	}
@@ -156,8 +168,8 @@ func (g *Gate) ring() {
 
 // parkIdle parks an instance that runs in parallel with others once it has nothing to do.
 func (g *Gate) parkIdle(a *app) {
-	if a.phase != phaseReady || a.inst.Dormant() {
-		return
+	if a.phase != phaseReady || a.inst.Dormant() || len(a.direct) > 0 {
+		return // what a direct connection waits for is up to the instance
 	}
 	at := max(a.lastUse, a.turnFrom) + idleLimit
 	if g.now() >= at {

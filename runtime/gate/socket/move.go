@@ -29,6 +29,9 @@ func (g *Gate) pumpUp(c *conn) {
 		g.drain(c)
 		return
 	}
+	if c.handing {
+		return
+	}
 	if c.s.fd < 0 || c.linger || f.pending() && !g.flush(c, f, &c.s) {
 		return
 	}

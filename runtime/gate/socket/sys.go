@@ -40,6 +40,12 @@ func unconsumed(fd int) int {
 	return int(n)
 }
 
+// unread reports whether there are bytes to read on fd.
+func unread(fd int) bool {
+	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	return err != nil || n > 0
+}
+
 func shutdown(fd, how int) {
 	_, _, _ = unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(how), 0)
 }

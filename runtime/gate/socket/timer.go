@@ -14,6 +14,8 @@ const (
 	alarmUnsure                    // close connections that a crash may have cut off
 	alarmPart                      // close connections that have got the crash reply
 	alarmLinger                    // close those whose end the service does not notice
+	alarmHandover                  // look again whether the service has accepted a connection
+	alarmSweep                     // look which direct connections have ended
 	alarmKinds
 )
 

@@ -62,7 +62,12 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 			}
 		}
 	}
+	if a.former {
+		a.former = false
+		g.discover(a)
+	}
 	if g.resume(a) {
+		g.resumeDirect(a)
 		for i := 0; i < len(a.conns); i++ {
 			c := a.conns[i]
 			if c.s.fd < 0 && !c.linger && !c.parting {
@@ -73,6 +78,15 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 				i--
 			}
 		}
+	}
+}
+
+// resumeDirect lets the direct connections of a that was taken over go on.
+func (g *Gate) resumeDirect(a *app) {
+	if g.strict {
+		g.arm(a)
+	} else if len(a.direct) > 0 {
+		g.activate(a)
 	}
 }
 

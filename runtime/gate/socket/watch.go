@@ -1,0 +1,118 @@
+package socket
+
+import (
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+)
+
+const (
+	directLook    = 50_000 // ns between two looks whether an instance with direct connections has become quiet
+	directSamples = 4      // looks, with other processes let run in between, that have to find nothing to read
+	manyDirect    = 64     // connections of an app from which on there is one look
+)
+
+// With concurrency=strict an instance whose connections are direct is woken by its sockets themselves: while it is dormant the
+// gate has duplicates of them and waits for what the instance would wait for. They are closed when it is activated.
+
+// arm watches the direct connections of a, whose instance is dormant.
+func (g *Gate) arm(a *app) {
+	if !g.strict || len(a.direct) == 0 || a.phase != phaseReady || !a.inst.Dormant() {
+		return
+	}
+	g.fetch(a)
+	h, ok := a.inst.(engine.SocketHolder)
+	blind := !ok
+	for _, d := range a.direct {
+		if d.slot != 0 {
+			continue
+		}
+		if d.dup < 0 {
+			blind = true
+			continue
+		}
+		// Once: what has happened is seen by the instance, in its turn.
+		events := uint32(unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT)
+		if look(d.dup).stalled {
+			events |= unix.EPOLLOUT
+		}
+		var err error
+		if d.slot, err = g.watch(d.dup, events, entry{kind: slotDirect, app: a}); err != nil {
+			g.logApp(a).WithError(err).Error("cannot watch a direct connection")
+			blind = true
+		}
+	}
+	switch {
+	case blind: // it looks for itself every now and then
+		a.unfinished = true
+		g.pause(a)
+	case !a.unfinished && ok && (h.Unsettled() || h.Ready()):
+		g.sched.want(&a.seat, false, g.now())
+	}
+}
+
+// knocked has a take a turn: something has happened on a direct connection.
+func (g *Gate) knocked(a *app) {
+	if a.phase == phaseReady && a.inst.Dormant() {
+		g.sched.want(&a.seat, false, g.now())
+	}
+}
+
+// directQuiet reports whether there is nothing to read on the direct connections of a, which runs and keeps others waiting.
+// When its slice is over it need not be so: what is unread then is for its next turn.
+func (g *Gate) directQuiet(a *app) bool {
+	if len(a.direct) == 0 {
+		return true
+	}
+	g.stamp = 0
+	if g.now() >= g.sched.sliceEnd() {
+		return true
+	}
+	h, ok := a.inst.(engine.SocketHolder)
+	for i := 0; ok && i < directSamples; i++ {
+		if i > 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+		for _, d := range a.direct {
+			fd, err := h.DuplicateSocket(d.sock)
+			if err != nil {
+				continue // closed, or the instance has died: both are noticed elsewhere
+			}
+			busy := unread(fd)
+			_ = unix.Close(fd)
+			if busy {
+				return false
+			}
+		}
+		if len(a.direct) > manyDirect {
+			break
+		}
+	}
+	return true
+}
+
+// discover takes over the direct connections that a former gate has left in a's instance.
+func (g *Gate) discover(a *app) {
+	h, ok := a.inst.(engine.SocketHolder)
+	if !ok {
+		return
+	}
+	list, err := h.AcceptedSockets()
+	if err != nil {
+		g.logApp(a).WithError(err).Error("cannot look for direct connections")
+		return
+	}
+	known := make(map[uint64]bool, len(a.direct)+len(a.conns))
+	for _, d := range a.direct {
+		known[d.sock.Inode] = true
+	}
+	for _, c := range a.conns {
+		known[g.peer(c)] = true
+	}
+	for _, s := range list {
+		if !known[s.Inode] {
+			g.lastID++
+			g.addDirect(a, g.lastID, g.endpointOf(s), s)
+		}
+	}
+}
