@@ -3,6 +3,7 @@
 # make test-vm    the tests that need a kernel of their own, on all kernels and with all engines
 # make test-vm-debug  the same on a kernel that looks for mistakes; the first time it builds that, for 15 to 60 minutes
 # make demo       a redis whose every client has its own private instance
+# make chaos      100,000 rounds of what make test does for 1,000: hurting a service, its instances and its monitor at random
 # make bench      the costs of it, measured on this machine
 # make demo-vm    the same demo in a VM, with the kernel engine, and Waydroid's clipboard behind Binder
 # make vm-deps    kernels, modules and QEMU for the tests that need a kernel of their own
@@ -24,7 +25,7 @@ LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all deps build install install-hooks demo test bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
+.PHONY: all deps build install install-hooks demo test chaos bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
 
 # VM_KERNELS is where make test tests the module, VM_KERNEL what make vm and make demo-vm boot.
 VM_KERNELS  ?= 6.1
@@ -90,6 +91,11 @@ demo-vm: deps vm-deps build bin/corsa-vm
 .PHONY: bin/corsa-vm
 bin/corsa-vm:
 	$(GO) build -trimpath -o $@ ./integration/vm/corsa-vm
+
+ROUNDS ?= 100000
+chaos: deps build
+	CORSA_BIN=$(CURDIR)/bin/corsa CORSA_CHAOS_ROUNDS=$(ROUNDS) \
+		$(GO) test -count=1 -timeout 24h -v -run 'TestChaos$$' ./integration
 
 bench: build
 	bin/corsa measure

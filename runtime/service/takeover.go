@@ -114,6 +114,7 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 	in, err := m.eng.OpenInstance(ctx, known.Handle)
 	if errors.Is(err, engine.ErrGone) {
 		const why = "it died while there was no monitor"
+		m.log.WithField("app", app).WithError(err).Warn("an app's instance is lost")
 		m.event(Event{Type: EventLost, App: app, Detail: why})
 		return m.ledger.lostInstance(app, why)
 	}

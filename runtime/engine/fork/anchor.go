@@ -8,9 +8,15 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
 )
+
+// tidyPatience is how long the batch that an engine left behind may take.
+const tidyPatience = 10 * time.Second
 
 // anchor is the dormant twin that holds a captured or running state: a task outside the instance's pid namespace
 // that runs nothing but the stub's agent. An image is an anchor alone. An instance is an anchor and, sharing its
@@ -141,8 +147,20 @@ type anchorHandle struct {
 
 func (a *anchor) handle() anchorHandle { return anchorHandle{a.identity, uint64(a.arena), a.side} }
 
-// open finds the anchor again. Its control page is reached through /proc/PID/map_files.
+// open finds the anchor again and sees to it that it obeys.
 func (h anchorHandle) open() (*anchor, error) {
+	a, err := h.find()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.tidy(); err != nil {
+		return nil, a.notTidy(err)
+	}
+	return a, nil
+}
+
+// find finds the anchor again. Its control page is reached through /proc/PID/map_files.
+func (h anchorHandle) find() (*anchor, error) {
 	p, err := h.reopen()
 	if err != nil {
 		return nil, err
@@ -152,20 +170,32 @@ func (h anchorHandle) open() (*anchor, error) {
 		a.close()
 		return nil, fmt.Errorf("control page of process %d: %w", h.PID, err)
 	}
-	if err := a.tidy(); err != nil {
-		a.release()
-		return nil, err
-	}
 	return a, nil
 }
 
+// notTidy ends an anchor that is good for nothing, and releases another.
+func (a *anchor) notTidy(err error) error {
+	if errors.Is(err, engine.ErrGone) {
+		return errors.Join(err, a.discard())
+	}
+	a.release()
+	return err
+}
+
 // tidy finishes what an engine that died had begun: the agent comes to the end of its batch by itself, and what the
-// next batch would have closed is closed now.
+// next batch would have closed is closed now. The error is ErrGone if the agent does not: the service has written over
+// what it lives by, and nothing can be made of this state any more.
 func (a *anchor) tidy() error {
-	ctx, cancel := context.WithTimeout(context.Background(), opPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), tidyPatience)
 	defer cancel()
+	cmd, done := atomic.LoadUint32(a.own.word(ctlCmd)), atomic.LoadUint32(a.own.word(ctlDone))
+	if cmd-done > 1 {
+		return fmt.Errorf("process %d: its control page has been written over: %w", a.PID, engine.ErrGone)
+	}
 	a.own.wake(ctlCmd) // the engine may have died between a command and the wake-up for it
-	if err := a.own.await(ctx, atomic.LoadUint32(a.own.word(ctlCmd)), a.alive); err != nil {
+	if err := a.own.await(ctx, cmd, a.alive); errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("process %d: its agent does not answer: %w", a.PID, engine.ErrGone)
+	} else if err != nil {
 		return err
 	}
 	if freely() && translates() { // nothing is left by engines that can look from outside; what seems so is the service's own

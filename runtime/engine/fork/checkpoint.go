@@ -191,9 +191,11 @@ func (c *checkpoint) read() error {
 	}
 	c.open = r.open
 	c.threads = in.threadStates()
-	c.limits, err = limitsText(in.leader.PID)
+	if c.limits, err = limitsText(in.leader.PID); err != nil {
+		return err
+	}
 	c.timing.Capture = time.Since(begun)
-	return err
+	return in.intact()
 }
 
 // complete does the rest. The instance may run: nothing here touches its threads or descriptors.

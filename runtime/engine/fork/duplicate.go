@@ -151,7 +151,7 @@ func (d *duplication) anchor(ctx context.Context) (*anchor, error) {
 	return c, nil
 }
 
-// openChild opens the process that the clone of batch b, in which it is the only call, has made. page is its control
+// openChild opens the process that the clone of batch b, its first call, has made. page is its control
 // page: a process that has got the pid of a child that died does not have it.
 func (a *anchor) openChild(b *batch, page *ctl) (int, error) {
 	enc := make([]byte, entrySize)
@@ -218,6 +218,9 @@ func (a *anchor) forkEntries(side int, first forkBatch, byFD bool) (parent, chil
 		args.flags, args.pidfd = args.flags|unix.CLONE_PIDFD, pidfdAt
 	}
 	parent.clone(args, a.arena.agent(1-side))
+	// The child's page is the child's alone: what the service writes over by mistake must not concern a checkpoint.
+	parent.call(unix.SYS_MMAP, a.arena.ctl(1-side), pageSize, unix.PROT_NONE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE, -1, 0)
 	// The child's batch lies behind the parent's, in the same memory until the fork.
 	child = &batch{at: parent.at + 8*entrySize, dataAt: parent.dataAt + 4096}
 	child.call(unix.SYS_MMAP, a.arena.ctl(side), pageSize, unix.PROT_NONE,

@@ -219,6 +219,13 @@ func (in *instance) threadStates() []threadState {
 	return out
 }
 
+// intact gives ErrGone if the leader has been killed. As it dies it loses its memory first, then its descriptors, and /proc
+// goes on to show an empty table of each: what has been read there before counts only if the memory is still there after.
+func (in *instance) intact() error {
+	var b [1]byte
+	return gone(in.leader.PID, readMem(in.leader.PID, uint64(in.a.arena), b[:]))
+}
+
 type instanceHandle struct {
 	Anchor    anchorHandle  `json:"anchor"`
 	Leader    identity      `json:"leader"`
@@ -248,7 +255,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if err := json.Unmarshal(handle, &h); err != nil {
 		return nil, fmt.Errorf("instance handle: %w", err)
 	}
-	a, err := h.Anchor.open()
+	a, err := h.Anchor.find()
 	if err != nil {
 		return nil, err
 	}
@@ -260,6 +267,9 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 		if in.initp, err = h.Init.reopen(); err != nil {
 			return nil, in.notOpened(err)
 		}
+	}
+	if err := a.tidy(); err != nil {
+		return nil, in.notOpened(err)
 	}
 	if err := in.follow(h.Threads); err != nil {
 		return nil, err
