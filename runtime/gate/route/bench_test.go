@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ func BenchmarkConnect(b *testing.B) {
 	if err := unix.Mount("corsa-test", bpf, "bpf", 0, "mode=0700"); err != nil {
 		b.Skip(err)
 	}
-	defer unix.Unmount(bpf, 0)
+	defer func() { _ = unix.Unmount(bpf, 0) }()
 	for _, name := range []string{"/public", "/other", "/own"} {
 		discard(b, dir+name)
 	}
@@ -31,8 +32,11 @@ func BenchmarkConnect(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer Remove("bench", bpf)
-	defer r.Close()
+	defer func() {
+		if err := errors.Join(r.Close(), Remove("bench", bpf)); err != nil {
+			b.Error(err)
+		}
+	}()
 	kinds := []struct {
 		name, cgroup, connect, to string
 	}{

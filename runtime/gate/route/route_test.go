@@ -319,8 +319,12 @@ func TestBadConfig(t *testing.T) {
 	need(t)
 	bpf := pins(t)
 	for _, cfg := range []Config{
-		{ID: "x"}, {Public: []string{"/a"}}, {ID: "x", Public: make([]string, 5)}, {ID: "x", Public: []string{"@"}},
-		{ID: "x", Public: []string{"/" + strings.Repeat("x", 107)}}, {ID: "x", Public: []string{"/a"}, Cgroup: "/proc"},
+		{ID: "x"},
+		{Public: []string{"/a"}},
+		{ID: "x", Public: make([]string, 5)},
+		{ID: "x", Public: []string{"@"}},
+		{ID: "x", Public: []string{"/" + strings.Repeat("x", 107)}},
+		{ID: "x", Public: []string{"/a"}, Cgroup: "/proc"},
 	} {
 		cfg.Pins = bpf
 		if r, err := Open(cfg); err == nil {

@@ -134,7 +134,7 @@ func TestOffers(t *testing.T) {
 	r.Beat()
 	client{UID: 1002, Names: []string{public}}.reaches(t, "public")
 	for range MaxSpares {
-		if s, err = r.Offer([]string{dir + "/own"}); err != nil {
+		if _, err := r.Offer([]string{dir + "/own"}); err != nil {
 			t.Fatal(err)
 		}
 	}
