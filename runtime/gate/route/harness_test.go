@@ -26,6 +26,7 @@ const clientEnv = "CORSA_ROUTE_CLIENT"
 // client is what another process does: it connects to names, one after the other.
 type client struct {
 	UID, Real int // effective and real uid; Real 0: the same
+	GID       int // 0: UID
 	Dir, Root string
 	Net       bool // in a network namespace of its own
 	Padded    bool // the whole sun_path is given, with rubbish behind the final zero
@@ -277,8 +278,11 @@ func (c *client) become() error {
 	if c.Real == 0 {
 		c.Real = c.UID
 	}
+	if c.GID == 0 {
+		c.GID = c.UID
+	}
 	if c.UID != 0 {
-		errs = append(errs, syscall.Setresgid(c.UID, c.UID, c.UID))
+		errs = append(errs, syscall.Setgroups(nil), syscall.Setresgid(c.GID, c.GID, c.GID))
 	}
 	return errors.Join(append(errs, syscall.Setresuid(c.Real, c.UID, c.UID))...)
 }
