@@ -49,7 +49,11 @@ type Target struct {
 	Binder *BinderTarget
 	// Dir is an existing directory that only root can enter. Instances' sockets are bound in it.
 	Dir string
-	Log *logrus.Entry
+	// Dirs are directories for the private unix listeners whose index is that of the listener in Listeners, instead of Dir: apps
+	// may be let into these. "" and what is missing is Dir. A listener there has a name that cannot be guessed and is not
+	// the one that it is bound to, which everybody can read, and it lets in nobody but root.
+	Dirs []string
+	Log  *logrus.Entry
 }
 
 // Address names a listening socket as the service bound it.
@@ -155,6 +159,13 @@ type Instance interface {
 	// Kill ends the instance and waits until its processes are gone.
 	Kill() error
 	Handle() json.RawMessage
+}
+
+// Reachable is implemented by an Instance to whose listeners apps can connect.
+type Reachable interface {
+	Instance
+	// Addresses are those of the instance's own listeners, in the order of Target.Listeners.
+	Addresses() []Address
 }
 
 // Exit is the wait status of a dead instance.

@@ -42,6 +42,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"contract/handles":          s.handles,
 		"contract/dirty":            s.dirtyPages,
 		"contract/adopt":            s.adoptErrors,
+		"contract/reachable":        s.reachable,
 		"objects/inotify":           s.inotify,
 		"death/adopting":            s.deathAdopting,
 		"death/serving":             s.deathServing,

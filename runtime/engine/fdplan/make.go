@@ -1,6 +1,8 @@
 package fdplan
 
 import (
+	"cmp"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,17 +16,23 @@ import (
 // Listener is an instance's own listening socket.
 type Listener struct {
 	Network string `json:"network"`
-	Address string `json:"address"` // a path that only root can reach, or a port in the engine's network namespace
+	Address string `json:"address"` // a path, or a port in the engine's network namespace
 	Inode   uint64 `json:"inode"`
+	// Bound is the name that the socket has for both ends, where it is not Address.
+	Bound string `json:"bound,omitempty"`
 }
+
+// BoundTo is the name that the socket has for both ends.
+func (l *Listener) BoundTo() string { return cmp.Or(l.Bound, l.Address) }
 
 // Maker makes the objects of a plan anew, all in the caller's own descriptor table: what the credentials and the file
 // system of the service allow does not matter.
 type Maker struct {
 	Plan   *Plan
-	Source int    // the process from which read-only files are reopened
-	Dir    string // for listening sockets
-	Name   string // of the instance, unique in Dir
+	Source int      // the process from which read-only files are reopened
+	Dir    string   // for listening sockets
+	Dirs   []string // the same for some of them, see engine.Target
+	Name   string   // of the instance, unique in Dir
 	Net    *Netns
 	Roots  []int                  // the instance's private directories, open, in the order of Target.Private
 	Binder string                 // path, here, of the Binder device of the plan
@@ -153,11 +161,11 @@ func (m *Maker) listen(p *FD) error {
 	var l Listener
 	var err error
 	if p.Family == unix.AF_UNIX {
-		l = Listener{Network: "unix", Address: filepath.Join(m.Dir, fmt.Sprintf("%s.%d.sock", m.Name, p.Listener))}
 		if fd, err = unix.Socket(unix.AF_UNIX, p.Type|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
-		err = errors.Join(m.add(p, fd, nil), unix.Bind(fd, &unix.SockaddrUnix{Name: l.Address}))
+		l, err = m.bind(fd, p.Listener)
+		err = errors.Join(m.add(p, fd, nil), err)
 	} else {
 		l.Network = "tcp"
 		fd, l.Address, err = m.Net.Listen(p.Family)
@@ -174,6 +182,32 @@ func (m *Maker) listen(p *FD) error {
 	}
 	m.Listeners[p.Listener] = l
 	return m.finish(p)
+}
+
+// hiddenName is how long the name of a listener is that apps may reach.
+const hiddenName = 24
+
+// bind gives the socket for listener i its name.
+func (m *Maker) bind(fd, i int) (Listener, error) {
+	l := Listener{Network: "unix"}
+	name := fmt.Sprintf("%s.%d.sock", m.Name, i)
+	if i >= len(m.Dirs) || m.Dirs[i] == "" {
+		l.Address = filepath.Join(m.Dir, name)
+		return l, unix.Bind(fd, &unix.SockaddrUnix{Name: l.Address})
+	}
+	l.Bound, l.Address = filepath.Join(m.Dirs[i], name), filepath.Join(m.Dirs[i], rand.Text()[:hiddenName])
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.Bound}); err != nil {
+		return l, err
+	}
+	// It does not listen yet, so nobody can connect to it meanwhile.
+	err := unix.Chmod(l.Bound, 0o600)
+	if err == nil {
+		err = unix.Rename(l.Bound, l.Address)
+	}
+	if err != nil {
+		err = errors.Join(err, unix.Unlink(l.Bound))
+	}
+	return l, err
 }
 
 // connection re-plumbs a connection that the app still has, or lets the service find an end of file.

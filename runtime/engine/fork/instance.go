@@ -144,6 +144,15 @@ func (in *instance) Dial(i int) (int, error) {
 	return fd, nil
 }
 
+// Addresses implements engine.Reachable.
+func (in *instance) Addresses() []engine.Address {
+	out := make([]engine.Address, len(in.listeners))
+	for i, l := range in.listeners {
+		out[i] = engine.Address{Network: l.Network, Address: l.Address}
+	}
+	return out
+}
+
 // Exit implements engine.Instance.
 func (in *instance) Exit() engine.Exit {
 	e, err := exitStatus(in.leader.PID)

@@ -21,7 +21,8 @@ type rebuild struct {
 	plan   *plan
 	source process // where read-only files are reopened from
 	dir    string  // for listening sockets
-	name   string  // of the instance, unique in dir
+	dirs   []string
+	name   string // of the instance, unique in dir
 	net    *netns
 	keep   map[engine.ConnID]bool
 	roots  []int  // the instance's private directories
@@ -34,7 +35,7 @@ type rebuild struct {
 
 func (r *rebuild) run(ctx context.Context) error {
 	m := fdplan.Maker{
-		Plan: &r.plan.Plan, Source: r.source.PID, Dir: r.dir, Name: r.name, Net: &r.net.Netns, Keep: r.keep,
+		Plan: &r.plan.Plan, Source: r.source.PID, Dir: r.dir, Dirs: r.dirs, Name: r.name, Net: &r.net.Netns, Keep: r.keep,
 		Binder: r.device, Roots: r.roots,
 	}
 	defer m.Close()

@@ -201,7 +201,7 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 		return in, nil, err
 	}
 	r := &rebuild{
-		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, name: in.name, net: &s.net,
+		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, dirs: s.target.Dirs, name: in.name, net: &s.net,
 		keep: map[engine.ConnID]bool{}, roots: own.mounts,
 	}
 	if s.target.Broker != nil {

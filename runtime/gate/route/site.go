@@ -13,7 +13,7 @@ import (
 )
 
 // ListenerName is how long the name of a listener in a Site may be, in bytes.
-const ListenerName = 16
+const ListenerName = 24
 
 // Site is a directory beside a public socket, on the same file system, in which instances' listeners stand. A process gets
 // through to it as far as to the public socket itself, and into it if the public socket would let it in: the directory may be
