@@ -1,7 +1,6 @@
 package route
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -203,7 +202,7 @@ func greet(c *net.UnixConn, from string) {
 	_, _ = c.Write(b)
 }
 
-// start starts a client and returns a function that waits for its answers.
+// start starts a client and returns, once it is about to connect, a function that lets it and waits for its answers.
 func (c client) start(t *testing.T) func() []answer {
 	t.Helper()
 	spec, err := json.Marshal(c)
@@ -212,21 +211,29 @@ func (c client) start(t *testing.T) func() []answer {
 	}
 	cmd := exec.Command("/proc/self/exe") // its path may be closed to other users
 	cmd.Env = append(os.Environ(), clientEnv+"="+string(spec))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &out, os.Stderr, &c.attr
+	cmd.Stderr, cmd.SysProcAttr = os.Stderr, &c.attr
 	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
-	if err := cmd.Start(); err != nil {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("client %s: %v, %v", spec, err, cmd.Wait())
+	}
 	return func() []answer {
 		t.Helper()
-		if err := cmd.Wait(); err != nil {
-			t.Fatalf("client %s: %v", spec, err)
-		}
 		var all []answer
-		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
-			t.Fatalf("client %s: %v: %q", spec, err, out.String())
+		err := errors.Join(in.Close(), json.NewDecoder(out).Decode(&all), cmd.Wait())
+		if err != nil {
+			t.Fatalf("client %s: %v", spec, err)
 		}
 		return all
 	}
@@ -235,7 +242,11 @@ func (c client) start(t *testing.T) func() []answer {
 // reaches checks that the client arrives at want, by each name and every time. "" means that it arrives nowhere.
 func (c client) reaches(t *testing.T, want string) []answer {
 	t.Helper()
-	all := c.start(t)()
+	return c.arrived(t, c.start(t)(), want)
+}
+
+func (c client) arrived(t *testing.T, all []answer, want string) []answer {
+	t.Helper()
 	for _, a := range all {
 		if a.From != want {
 			t.Errorf("uid %d: arrived at %q (%s), want %q; client %+v", c.UID, a.From, a.Err, want, c)
@@ -255,6 +266,8 @@ func runClient(spec string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	_, _ = os.Stdout.WriteString("\n")
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	all := []answer{}
 	for range max(1, c.Times) {
 		for _, name := range c.Names {

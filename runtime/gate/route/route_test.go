@@ -40,7 +40,7 @@ func TestRoutes(t *testing.T) {
 				r := open(t, Config{ID: t.Name(), Public: []string{public}, Pins: bpf})
 				set(t, r, 0, name("/a", at))
 				set(t, r, 1001, name("/b", at))
-				r.Beat()
+				keepBeating(t, r)
 				app := func(uid int) client { return client{UID: uid, Type: kind.typ, Names: []string{public}} }
 				app(0).reaches(t, "/a")
 				for _, a := range app(1001).reaches(t, "/b") {
@@ -49,7 +49,6 @@ func TestRoutes(t *testing.T) {
 					}
 				}
 				app(1002).reaches(t, "public")
-				r.Beat()
 				set(t, r, 1001, name("/a", at))
 				app(1001).reaches(t, "/a")
 				if err := r.Block(1001); err != nil {
@@ -81,7 +80,7 @@ func one(t *testing.T) (r *Router, public string, dir string) {
 	serve(t, "unix", dir+"/own", "own")
 	r = open(t, Config{ID: t.Name(), Public: []string{public}, Pins: pins(t)})
 	set(t, r, 1001, dir+"/own")
-	r.Beat()
+	keepBeating(t, r)
 	return r, public, dir
 }
 
@@ -109,7 +108,7 @@ func TestLongestName(t *testing.T) {
 		serve(t, "unix", own, "own")
 		r := open(t, Config{ID: t.Name() + at, Public: []string{public}, Pins: bpf})
 		set(t, r, 1001, own)
-		r.Beat()
+		keepBeating(t, r)
 		client{UID: 1001, Names: []string{public}}.reaches(t, "own")
 	}
 }
@@ -175,17 +174,29 @@ func TestAbstractTargetElsewhere(t *testing.T) {
 
 // TestHeartbeat: without one nobody is led, and with one again.
 func TestHeartbeat(t *testing.T) {
-	r, public, _ := one(t)
-	app := client{UID: 1001, Names: []string{public}}
-	app.reaches(t, "own")
-	r.Pause()
+	need(t)
+	dir := workDir(t)
+	serve(t, "unix", dir+"/public", "public")
+	serve(t, "unix", dir+"/own", "own")
+	r := open(t, Config{ID: t.Name(), Public: []string{dir + "/public"}, Pins: pins(t)})
+	set(t, r, 1001, dir+"/own")
+	app := client{UID: 1001, Names: []string{dir + "/public"}}
 	app.reaches(t, "public")
+	beat := func() {
+		t.Helper()
+		connect := app.start(t)
+		r.Beat()
+		app.arrived(t, connect(), "own")
+	}
+	beat()
+	connect := app.start(t)
 	r.Beat()
-	app.reaches(t, "own")
+	r.Pause()
+	app.arrived(t, connect(), "public")
+	beat()
 	time.Sleep(Validity + 100*time.Millisecond)
 	app.reaches(t, "public")
-	r.Beat()
-	app.reaches(t, "own")
+	beat()
 }
 
 // TestRefusal: a redirected connect() is subject to the permissions of the target.
@@ -212,7 +223,7 @@ func TestTwoServices(t *testing.T) {
 		serve(t, "unix", fmt.Sprintf("%s/own%d", dir, i), fmt.Sprint("own", i))
 		routers[i] = open(t, Config{ID: fmt.Sprint(t.Name(), i), Public: []string{public}, Pins: bpf})
 		set(t, routers[i], 1001, fmt.Sprintf("%s/own%d", dir, i))
-		routers[i].Beat()
+		keepBeating(t, routers[i])
 	}
 	app := func(i int) client { return client{UID: 1001, Names: []string{fmt.Sprintf("%s/public%d", dir, i)}} }
 	app(0).reaches(t, "own0")
@@ -220,7 +231,6 @@ func TestTwoServices(t *testing.T) {
 	if err := errors.Join(routers[0].Close(), Remove(fmt.Sprint(t.Name(), 0), bpf)); err != nil {
 		t.Fatal(err)
 	}
-	routers[1].Beat()
 	app(0).reaches(t, "public")
 	app(1).reaches(t, "own1")
 }
@@ -238,7 +248,7 @@ func TestTwoNames(t *testing.T) {
 	r := open(t, Config{ID: t.Name(), Public: public, Pins: pins(t)})
 	set(t, r, 1001, dir+"/own0", dir+"/own1")
 	set(t, r, 1002, "", dir+"/own1")
-	r.Beat()
+	keepBeating(t, r)
 	for uid, want := range map[int][2]string{1001: {"own0", "own1"}, 1002: {"public", "own1"}, 1003: {"public", "public"}} {
 		for i := range public {
 			client{UID: uid, Names: public[i : i+1]}.reaches(t, want[i])
@@ -260,22 +270,24 @@ func TestSurvives(t *testing.T) {
 	if _, err := r.Offer([]string{dir + "/spare"}); err != nil {
 		t.Fatal(err)
 	}
+	newcomer := client{UID: 1009, Names: []string{public}}
+	old, young := app.start(t), newcomer.start(t)
 	r.Beat()
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	app.reaches(t, "own")
-	newcomer := client{UID: 1009, Names: []string{public}}
-	newcomer.reaches(t, "spare")
+	app.arrived(t, old(), "own")
+	newcomer.arrived(t, young(), "spare")
 	time.Sleep(Validity + 100*time.Millisecond)
 	app.reaches(t, "public")
 	next, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	next.Beat()
+	stop := keepBeating(t, next)
 	app.reaches(t, "own")
 	newcomer.reaches(t, "spare")
+	stop()
 	select {
 	case c := <-next.Claims():
 		if c.UID != 1009 || !slices.Equal(c.To, []string{dir + "/spare"}) {
@@ -284,6 +296,7 @@ func TestSurvives(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the claim that was made without a monitor is not reported")
 	}
+	last := app.start(t)
 	next.Beat()
 	if err := next.Close(); err != nil {
 		t.Fatal(err)
@@ -291,7 +304,7 @@ func TestSurvives(t *testing.T) {
 	if err := Remove(cfg.ID, cfg.Pins); err != nil {
 		t.Fatal(err)
 	}
-	app.reaches(t, "public")
+	app.arrived(t, last(), "public")
 	if left, err := os.ReadDir(cfg.Pins); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
@@ -308,7 +321,7 @@ func TestOtherNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := open(t, cfg)
-	next.Beat()
+	keepBeating(t, next)
 	client{UID: 1001, Names: []string{public}}.reaches(t, "public")
 	if ways, err := next.Ways(); err != nil || len(ways) != 0 {
 		t.Errorf("ways %v, %v", ways, err)

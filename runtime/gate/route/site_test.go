@@ -49,7 +49,7 @@ func TestSitePermits(t *testing.T) {
 				t.Errorf("admits all: %v, want %v", s.AdmitsAll(), kind.all)
 			}
 			r := open(t, Config{ID: t.Name(), Public: []string{public}, Pins: bpf})
-			r.Beat()
+			keepBeating(t, r)
 			for _, uid := range []int{0, owner, member, 3003} {
 				listener := fmt.Sprint(s.Dir, "/", uid)
 				serve(t, "unix", listener, "own")
@@ -182,7 +182,6 @@ func TestExpose(t *testing.T) {
 	if _, err := r.Offer([]string{listener}); err != nil {
 		t.Fatal(err)
 	}
-	r.Beat()
 	client{UID: 1005, Names: []string{public}}.reaches(t, "spare")
 	if err := s.Grant(listener, 1005); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -24,10 +25,7 @@ func TestClaims(t *testing.T) {
 	if _, err := r.Reserve(firstUID); err != nil {
 		t.Fatal(err)
 	}
-	r.Beat()
 	app(firstUID).reaches(t, "public")
-	stop := keepBeating(r)
-	defer stop()
 
 	var waits []func() []answer
 	for i := range 2 * apps {
@@ -84,9 +82,12 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-func keepBeating(r *Router) (stop func()) {
-	done := make(chan struct{})
+// keepBeating keeps routes valid to the end of the test, or until it is stopped.
+func keepBeating(t *testing.T, r *Router) (stop func()) {
+	done, over := make(chan struct{}), make(chan struct{})
+	r.Beat()
 	go func() {
+		defer close(over)
 		for {
 			r.Beat()
 			select {
@@ -96,7 +97,12 @@ func keepBeating(r *Router) (stop func()) {
 			}
 		}
 	}()
-	return func() { close(done) }
+	stop = sync.OnceFunc(func() {
+		close(done)
+		<-over
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // TestReserve: an app that is to get an instance of its own does not claim a spare, and one that has claimed is known.
@@ -109,7 +115,6 @@ func TestReserve(t *testing.T) {
 	if way, err := r.Reserve(1002); way != nil || err != nil {
 		t.Fatalf("reserve: %v, %v", way, err)
 	}
-	r.Beat()
 	client{UID: 1002, Names: []string{public}}.reaches(t, "public")
 	client{UID: 1003, Names: []string{public}}.reaches(t, "own")
 	if way, err := r.Reserve(1003); err != nil || len(way) != 1 || way[0] != dir+"/own" {
@@ -131,7 +136,6 @@ func TestOffers(t *testing.T) {
 	if !r.Withdraw(s) {
 		t.Error("it cannot be withdrawn")
 	}
-	r.Beat()
 	client{UID: 1002, Names: []string{public}}.reaches(t, "public")
 	for range MaxSpares {
 		if _, err := r.Offer([]string{dir + "/own"}); err != nil {
