@@ -211,9 +211,6 @@ func (in *inspection) inPlace() bool { return in.opts.engine() == EngineKmod }
 
 // alwaysNote adds what holds for every process.
 func (in *inspection) alwaysNote() {
-	if !in.inPlace() { // the kernel module sees them
-		in.note("timers", "alarm() and setitimer() cannot be seen from outside; an instance starts with none armed")
-	}
 	in.note("random numbers", "a random generator seeded in user space goes on identically in every instance, "+
 		"unless its state is in a MADV_WIPEONFORK region")
 	if !in.opts.Deep {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -81,7 +82,7 @@ func (in *inspection) childrenByScan() ([]int, error) {
 	return list, nil
 }
 
-// checkTimers names the POSIX timers, which fork does not copy.
+// checkTimers looks at the POSIX timers, which fork does not copy: the fork engine makes them anew where it can.
 func (in *inspection) checkTimers() error {
 	data, err := os.ReadFile(in.dir + "/timers")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,9 +99,17 @@ func (in *inspection) checkTimers() error {
 		case "ID":
 			id = value
 		case "ClockID":
-			in.block(fmt.Sprintf("timer %s (POSIX, clock %s)", id, value), "POSIX timers are not copied to an instance",
-				"let the service use timerfd or a timeout of its event loop")
+			object := fmt.Sprintf("timer %s (POSIX, clock %s)", id, value)
+			if in.inPlace() {
+				in.block(object, "POSIX timers are not copied to an instance",
+					"use the fork engine, or let the service use timerfd or a timeout of its event loop")
+			} else if !slices.Contains(carriedClocks, value) {
+				in.block(object, "its clock belongs to one thread, or wakes the machine", "let the service use CLOCK_MONOTONIC, or a timerfd")
+			}
 		}
 	}
 	return nil
 }
+
+// carriedClocks are CLOCK_REALTIME, _MONOTONIC, _PROCESS_CPUTIME_ID (-6 once a timer has it), _BOOTTIME and _TAI.
+var carriedClocks = []string{"0", "1", "2", "-6", "7", "11"}

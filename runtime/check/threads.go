@@ -41,9 +41,9 @@ func (in *inspection) checkThreads() error {
 			in.checkThread(tid, &st)
 		}
 	}
-	if pending := in.status.processPending & in.status.blocked; pending != 0 {
+	if pending := in.status.processPending & in.status.blocked; pending != 0 && in.inPlace() {
 		in.block(fmt.Sprintf("signal %d", firstSignal(pending)), "it is blocked and pending for the process, and would be lost",
-			"let the service take it, or send it again after adoption")
+			"use the fork engine, or let the service take it, or send it again after adoption")
 	}
 	return nil
 }
@@ -65,9 +65,9 @@ func (in *inspection) checkSeccomp() {
 }
 
 func (in *inspection) checkPending(tid int, st *status) {
-	if pending := st.pending & st.blocked; pending != 0 {
+	if pending := st.pending & st.blocked; pending != 0 && in.inPlace() {
 		in.block(fmt.Sprintf("thread %d (signal %d)", tid, firstSignal(pending)),
-			"the signal is blocked and pending for the thread, and would be lost", "let the thread take it")
+			"the signal is blocked and pending for the thread, and would be lost", "use the fork engine, or let the thread take it")
 	}
 }
 

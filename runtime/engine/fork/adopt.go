@@ -37,6 +37,7 @@ type adoption struct {
 	shared  []mapping
 	files   *privateFiles
 	cwd     *fdplan.Place
+	signals *signals
 	seccomp bool
 }
 
@@ -124,9 +125,6 @@ func (ad *adoption) enter() error {
 	if err != nil {
 		return err
 	}
-	if err := ad.noTimers(b); err != nil {
-		return err
-	}
 	at, err := b.call(unix.SYS_MMAP, 0, arenaSize, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uint64(0), 0)
 	if err != nil {
@@ -208,10 +206,14 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		ad.threads = append(ad.threads, th.state)
 	}
 	leaderFirst(ad.threads, ad.leader().state.TID)
+	g := parkedGroup{t: ad.tracee, arena: ad.arena, limit: provisional, seccomp: ad.seccomp}
+	var err error
+	if ad.signals, err = g.readSignals(ad.threads); err != nil {
+		return nil, err
+	}
 	cap := capturer{
 		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: ad.t.Broker, binderPID: ad.t.PID,
 	}
-	var err error
 	if ad.plan, ad.cwd, err = cap.runWith(ad.files, ad.t.PID); err != nil {
 		return nil, err
 	}
@@ -325,27 +327,4 @@ func (ad *adoption) awaitLeader(slot uint64, b *batch) ([]byte, error) {
 		return nil, b.failure(enc, int(left))
 	}
 	return enc, nil
-}
-
-// noTimers refuses interval timers, which cannot be seen from outside and which a fork does not inherit. They are
-// read into the thread's stack, where nothing of its own can be.
-func (ad *adoption) noTimers(b *bootstrap) error {
-	const belowRedZone = 1024
-	at := (b.back.Rsp - belowRedZone) &^ 15
-	for which, name := range []string{"ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"} {
-		if _, err := b.call(unix.SYS_GETITIMER, uint64(which), at); err != nil {
-			return err
-		}
-		var v [32]byte
-		if err := readMem(ad.t.PID, at, v[:]); err != nil {
-			return err
-		}
-		if v != [32]byte{} {
-			return errors.Join(&engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
-				Object: "timer " + name, Reason: "an instance would not inherit it",
-				WayOut: "use a timerfd or a timeout of the event loop instead",
-			}}}, b.clear())
-		}
-	}
-	return nil
 }

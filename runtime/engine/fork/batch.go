@@ -27,6 +27,9 @@ type entry struct {
 	child uint64
 }
 
+// entryResult is where in an encoded entry its result is.
+const entryResult = 56
+
 // Kinds of entries.
 const (
 	entryCall  = 0
@@ -126,7 +129,7 @@ func (b *batch) encode() []byte {
 
 // result reads the result of entry r from encoded entries that were read back.
 func result(encoded []byte, r ref) int64 {
-	return int64(binary.LittleEndian.Uint64(encoded[(int(r)-1)*entrySize+56:]))
+	return int64(binary.LittleEndian.Uint64(encoded[(int(r)-1)*entrySize+entryResult:]))
 }
 
 // cloneArgs is struct clone_args (include/uapi/linux/sched.h).

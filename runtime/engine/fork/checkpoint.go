@@ -68,6 +68,9 @@ type checkpoint struct {
 	x       *anchor // made of forked; nil: not yet
 	timing  engine.Timing
 
+	captured []threadState // threads, and what is pending for each
+	signals  *signals
+
 	img    *image
 	handle json.RawMessage
 }
@@ -191,6 +194,10 @@ func (c *checkpoint) read() error {
 	}
 	c.open = r.open
 	c.threads = in.threadStates()
+	c.captured = slices.Clone(c.threads)
+	if c.signals, err = in.readSignals(c.captured); err != nil {
+		return err
+	}
 	if c.limits, err = limitsText(in.leader.PID); err != nil {
 		return err
 	}
@@ -209,7 +216,9 @@ func (c *checkpoint) complete(ctx context.Context) (err error) {
 	if err := c.x.limit(ctx, c.limits); err != nil {
 		return errors.Join(err, c.x.discard())
 	}
-	c.img = &image{s: c.s, a: c.x, plan: c.plan, threads: c.threads, shared: c.shared, files: c.files, cwd: c.cwd}
+	c.img = &image{
+		s: c.s, a: c.x, plan: c.plan, threads: c.captured, shared: c.shared, files: c.files, cwd: c.cwd, signals: c.signals,
+	}
 	c.handle = in.handleWith(c.threads)
 	if freely() {
 		slots := make([]int, len(c.threads))

@@ -17,6 +17,7 @@ type image struct {
 	shared  []mapping // shared anonymous mappings, which are copies already
 	files   tree
 	cwd     *fdplan.Place // the working directory, if that is in a private one
+	signals *signals
 	base    bool
 }
 
@@ -27,6 +28,7 @@ type imageHandle struct {
 	Shared  []mapping     `json:"shared,omitempty"`
 	Files   tree          `json:"files,omitzero"`
 	CWD     *fdplan.Place `json:"cwd,omitempty"`
+	Signals *signals      `json:"signals,omitempty"`
 }
 
 // Memory implements engine.Image.
@@ -38,7 +40,7 @@ func (m *image) Memory() (engine.Memory, error) {
 
 // Handle implements engine.Image.
 func (m *image) Handle() json.RawMessage {
-	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.cwd})
+	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.cwd, m.signals})
 }
 
 var errBase = errors.New("the base cannot be discarded: every instance begins there")

@@ -40,12 +40,15 @@ type instance struct {
 func (in *instance) start(ctx context.Context, m *image) error {
 	sp := &spawn{
 		a: in.a, threads: append([]threadState(nil), m.threads...), sameIDs: in.s.sameIDs, seccomp: in.s.seccomp,
-		plan: m.plan, binder: in.binder,
+		plan: m.plan, binder: in.binder, signals: m.signals,
 	}
 	in.a.own.setRun(runParked)
 	var err error
 	if in.leader, in.initp, err = sp.run(ctx); err != nil {
 		return err
+	}
+	for i := range sp.threads {
+		sp.threads[i].Pending = nil // they have been queued
 	}
 	if err := in.follow(sp.threads); err != nil {
 		return err
@@ -233,6 +236,14 @@ func (in *instance) threadStates() []threadState {
 func (in *instance) intact() error {
 	var b [1]byte
 	return gone(in.leader.PID, readMem(in.leader.PID, uint64(in.a.arena), b[:]))
+}
+
+// readSignals reads what a dormant instance has pending.
+func (in *instance) readSignals(states []threadState) (*signals, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	g := parkedGroup{t: in.tracee, arena: in.a.arena, side: in.a.side, seccomp: in.s.seccomp}
+	return g.readSignals(states)
 }
 
 type instanceHandle struct {

@@ -30,12 +30,15 @@ const (
 
 // Offsets in a slot.
 const (
+	slotNotes   = 0x48 // what the thread noted about signals and timers: behind the context, and read with it
 	slotBatch   = 0x100
-	slotCapture = 0x400  // what the thread says about itself, see capture
-	slotFrame   = 0x500  // ucontext
+	slotCapture = 0x540  // what the thread says about itself, see capture
+	slotFrame   = 0x600  // ucontext
 	slotXstate  = 0x800  // 64-byte aligned
 	slotOwn     = 0x4800 // a longer batch for a thread that begins
 	slotOwnData = 0x5400
+
+	slotNotesEnd = slotNotes + 8 + 3*32
 )
 
 // Offsets in a context; stub_amd64.s has the same.

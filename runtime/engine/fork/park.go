@@ -88,7 +88,7 @@ func (p *parker) park() error {
 // head fills the beginning of b with the thread's context and what it does before it waits, and returns how much.
 func (p *parker) head(th *thread, b []byte) int {
 	slot := p.arena.slot(th.state.Slot)
-	enc := p.captureCode(th.state.Slot)
+	enc := p.captureCode(th.state.Slot, th.tid == p.t.pid)
 	if p.seccomp && th.described {
 		enc = nil // once: it takes ptrace, and these things hardly ever change
 	}
@@ -96,6 +96,7 @@ func (p *parker) head(th *thread, b []byte) int {
 		batch: slot + slotBatch, n: len(enc) / entrySize, kind: kindThread, ctl: p.arena.ctl(p.side),
 		frame: slot + slotFrame, limitS: p.limit,
 	}.put(b)
+	clear(b[slotNotes:slotNotesEnd])
 	return slotBatch + copy(b[slotBatch:], enc)
 }
 
@@ -111,14 +112,14 @@ func (p *parker) frame(th *thread, b []byte) (int, error) {
 }
 
 // captureCode is the encoded capture batch of a slot; it never changes.
-func (p *parker) captureCode(slot int) []byte {
+func (p *parker) captureCode(slot int, leader bool) []byte {
 	if b, ok := p.batch[slot]; ok {
 		return b
 	}
 	if p.batch == nil {
 		p.batch = map[int][]byte{}
 	}
-	b := captureBatch(p.arena.slot(slot)).encode()
+	b := captureBatch(p.arena.slot(slot), leader).encode()
 	p.batch[slot] = b
 	return b
 }
@@ -250,7 +251,7 @@ func (p *parker) abortRseq(th *thread) error {
 
 // awaitParked waits until every thread has run its capture batch, so that its slot can be copied.
 func (p *parker) awaitParked(deadline time.Time) error {
-	var b [ctxSize]byte
+	var b [slotNotesEnd]byte
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
 		for look := newPatience(); ; look.wait() {
@@ -261,6 +262,7 @@ func (p *parker) awaitParked(deadline time.Time) error {
 				return fmt.Errorf("thread %d cannot describe itself (%d calls left): %w", th.tid, left, engine.ErrRefused)
 			}
 			if binary.LittleEndian.Uint32(b[ctxParked:]) == 1 {
+				th.noted = noted(b[:])
 				break
 			}
 			if time.Now().After(deadline) {

@@ -104,7 +104,8 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 	}
 	s.page = ad.pages[0]
 	s.base = &image{
-		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, cwd: ad.cwd, base: true,
+		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, cwd: ad.cwd, signals: ad.signals,
+		base: true,
 	}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
 		return nil, errors.Join(err, s.Destroy())
@@ -301,7 +302,7 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 	if err != nil {
 		return nil, err
 	}
-	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, cwd: h.CWD}
+	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, cwd: h.CWD, signals: h.Signals}
 	s.track(img)
 	return img, nil
 }

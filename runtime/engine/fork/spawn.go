@@ -27,7 +27,9 @@ type spawn struct {
 	sameIDs   bool          // in a pid namespace of their own, under the same ids
 	seccomp   bool
 	plan      *plan
-	binder    *planFD // nil: no Binder device
+	binder    *planFD  // nil: no Binder device
+	signals   *signals // nil: there is nothing pending and no timer
+	timerIDs  []uint64 // where those of the new process are
 	captures  []capture
 	initPidfd uint64
 	leadPidfd uint64
@@ -53,8 +55,9 @@ const (
 	captureSize = captureCPUs + cpusSize
 )
 
-// captureBatch is run by every thread each time it parks.
-func captureBatch(slot uint64) *batch {
+// captureBatch is run by every thread each time it parks. The leader also says whether the process has an interval timer:
+// nothing shows that from outside.
+func captureBatch(slot uint64, leader bool) *batch {
 	b := &batch{at: slot + slotBatch}
 	at := slot + slotCapture
 	b.call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, at)
@@ -64,6 +67,12 @@ func captureBatch(slot uint64) *batch {
 	b.try(unix.SYS_SCHED_GETAFFINITY, 0, cpusSize, at+captureCPUs)
 	b.try(unix.SYS_GETPRIORITY, unix.PRIO_PROCESS, 0)
 	b.try(unix.SYS_PRCTL, unix.PR_GET_TIMERSLACK)
+	b.call(unix.SYS_RT_SIGPENDING, slot+slotNotes, 8)
+	for which := range 3 {
+		if leader {
+			b.call(unix.SYS_GETITIMER, which, slot+slotNotes+8+uint64(which)*32)
+		}
+	}
 	return b
 }
 
@@ -124,6 +133,7 @@ func (s *spawn) own(i int, b *batch) {
 		b.call(unix.SYS_ARCH_PRCTL, 0x1001, t.GSBase) // ARCH_SET_GS
 	}
 	s.enterBinder(t, b)
+	queue(b, t.Pending, true)
 }
 
 // header writes a thread's context: run b, then park on the frame that is in the slot.
@@ -151,10 +161,11 @@ func (s *spawn) run(ctx context.Context) (leader, initp process, err error) {
 	// The leader's batch and its data lie in the second half of the data area: the agent's own batch comes first.
 	lead := &batch{at: base.dataAt + 16<<10, dataAt: base.dataAt + 128<<10}
 	s.own(0, lead)
+	tids := map[int]uint64{}
 	for i := 1; i < len(s.threads); i++ {
 		t := s.threads[i]
 		own := &batch{at: s.a.arena.slot(t.Slot) + slotBatch}
-		if s.loops(t) { // it is too long to lie there, before what the thread has said about itself
+		if s.loops(t) || len(t.Pending) > 0 { // it is too long to lie there, before what the thread has said about itself
 			own.at, own.dataAt = s.a.arena.slot(t.Slot)+slotOwn, s.a.arena.slot(t.Slot)+slotOwnData
 		}
 		s.own(i, own)
@@ -163,10 +174,16 @@ func (s *spawn) run(ctx context.Context) (leader, initp process, err error) {
 		}
 		args := cloneArgs{flags: threadFlags, childTID: s.captures[i].clearTID, tls: t.FSBase}
 		s.setTID(lead, &args, t.TID)
-		lead.clone(args, s.a.arena.slot(t.Slot))
+		if r := lead.clone(args, s.a.arena.slot(t.Slot)); !s.sameIDs {
+			tids[t.TID] = lead.at + uint64(r-1)*entrySize + entryResult
+		}
+	}
+	if s.signals != nil { // once there are the threads that timers signal
+		s.timerIDs = s.signals.arm(lead, tids)
+		queue(lead, s.signals.Pending, false)
 	}
 	if len(lead.entries)*entrySize > 112<<10 {
-		return process{}, process{}, fmt.Errorf("%d threads are too many", len(s.threads))
+		return process{}, process{}, fmt.Errorf("%d threads with their timers and signals are too many", len(s.threads))
 	}
 	if err := s.header(0, lead); err != nil {
 		return process{}, process{}, err
@@ -280,6 +297,9 @@ func (s *spawn) collect(ctx context.Context, lead *batch) (leader, initp process
 	enc := make([]byte, len(lead.entries)*entrySize)
 	if err := readMem(s.a.PID, lead.at, enc); err != nil {
 		return fail(gone(s.a.PID, err))
+	}
+	if err := s.signals.checkIDs(s.a.PID, s.timerIDs); err != nil {
+		return fail(err)
 	}
 	// Without ids of its own choosing a thread gets a new one.
 	for n, i := 0, 1; n < len(lead.entries) && !s.sameIDs; n++ {

@@ -22,6 +22,7 @@ type thread struct {
 	walked     bool // and at a boundary
 	inCall     bool // it was stopped in a system call
 	redirected bool // its registers are the stub's
+	noted      bool // it had a signal pending when it parked, or the process an interval timer
 }
 
 // threadState is what a new thread needs to become this one, beside its slot in the arena.
@@ -34,6 +35,8 @@ type threadState struct {
 	Nice   int        `json:"nice,omitempty"`
 	Slack  string     `json:"slack,omitempty"` // timer slack in nanoseconds
 	Rseq   rseqConfig `json:"rseq"`
+
+	Pending []siginfo `json:"pending,omitempty"` // signals for this thread, in an image
 }
 
 // errThreadGone is internal: the thread exited between listing and stop.

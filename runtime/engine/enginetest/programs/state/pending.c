@@ -1,6 +1,5 @@
 //: doc signals that are blocked and pending: the state is the value that a queued signal carries
 //: object pending signals
-//: engine fork refused signal: would be lost
 //: engine kmod refused signal: would be lost
 #include "svc.h"
 
