@@ -17,6 +17,16 @@ func (e *KernelError) Error() string {
 	return fmt.Sprintf("kernel %s: %s\n--- console ---\n%s", e.Kernel, e.Line, e.Console)
 }
 
+var (
+	bare   = regexp.MustCompile(`(?m)Modules linked in:\s*$`)
+	loaded = regexp.MustCompile(`Modules linked in: \S`)
+)
+
+// early reports whether the kernel died before there was a module in it: nothing that is tested had begun.
+func (e *KernelError) early() bool {
+	return strings.Contains(e.Console, "Kernel panic") && bare.MatchString(e.Console) && !loaded.MatchString(e.Console)
+}
+
 // Each of these is a fault of the kernel, of a module in it or of the VM, never of a program.
 var complaints = regexp.MustCompile(strings.Join([]string{
 	`Kernel panic`,

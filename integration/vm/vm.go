@@ -101,7 +101,23 @@ func (o *Options) defaults(k Kernel) {
 // Run boots the kernel, runs the command in it and waits until QEMU has ended. The error is a *KernelError if the
 // kernel complained, whatever the command said; ErrTimeout or ErrNoStatus, with the console, if the command did not
 // come to its end; ErrClock, with the result, if the VM's time was not this machine's. A command that fails is no error: see Result.Code.
+// A kernel that dies before it has loaded a module is booted again, and Options.Console says so: emulated CPUs sometimes trip over
+// code that another of them is patching.
 func Run(ctx context.Context, o Options) (*Result, error) {
+	const boots = 3
+	for i := 1; ; i++ {
+		r, err := run(ctx, o)
+		var died *KernelError
+		if i == boots || !errors.As(err, &died) || !died.early() {
+			return r, err
+		}
+		if o.Console != nil {
+			fmt.Fprintf(o.Console, "vm: kernel %s died while it was booting (%s); once more\n", died.Kernel, died.Line)
+		}
+	}
+}
+
+func run(ctx context.Context, o Options) (*Result, error) {
 	if len(o.Command) == 0 {
 		return nil, errors.New("a VM needs a command")
 	}
