@@ -123,12 +123,15 @@ func newChaos(t *testing.T, seed uint64, flags ...string) *chaos {
 	})
 	c := &chaos{served: s, rng: rand.New(rand.NewPCG(seed, seed)), tally: map[string]int{}}
 	for i := range chaosApps {
-		uid := 4000 + i
-		a := &chaosApp{chaos: c, uid: uid, model: newStoreModel(uint64(uid)), known: map[string]uint64{"base": 0}, head: "base"}
-		c.apps = append(c.apps, a)
-		t.Cleanup(a.hangUp)
+		c.apps = append(c.apps, c.newApp(4000+i))
 	}
 	return c
+}
+
+func (c *chaos) newApp(uid int) *chaosApp {
+	a := &chaosApp{chaos: c, uid: uid, model: newStoreModel(uint64(uid)), known: map[string]uint64{"base": 0}, head: "base"}
+	c.t.Cleanup(a.hangUp)
+	return a
 }
 
 // play does one round. All decisions are made before anything happens, so that they depend on the seed alone.

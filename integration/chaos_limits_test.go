@@ -1,0 +1,76 @@
+package integration
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// TestLimits has one app's instance use up what the service may have of processes, or of memory. The other app keeps what it
+// stored, and the greedy one comes back with what its checkpoint had.
+func TestLimits(t *testing.T) {
+	for _, v := range []struct {
+		name, line string
+		limit      func(*specs.LinuxResources)
+	}{
+		{"processes", "bomb", func(r *specs.LinuxResources) {
+			limit := int64(120)
+			r.Pids = &specs.LinuxPids{Limit: &limit}
+		}},
+		{"memory", "eat", func(r *specs.LinuxResources) {
+			limit := int64(96 << 20)
+			r.Memory = &specs.LinuxMemory{Limit: &limit}
+		}},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "store")
+			if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", program, "testdata/store.c").CombinedOutput(); err != nil {
+				t.Fatalf("gcc: %v\n%s", err, out)
+			}
+			c := &chaos{
+				served: &served{corsa: newCorsa(t), id: "store", socket: filepath.Join(publicDir(t), "store.sock")},
+				tally:  map[string]int{},
+			}
+			bundle := t.TempDir()
+			c.ok("spec", "--service", "--bundle", bundle, "--socket", c.socket, "--", program, c.socket)
+			editSpec(t, bundle, func(s *specs.Spec) {
+				if s.Linux.Resources == nil {
+					s.Linux.Resources = &specs.LinuxResources{}
+				}
+				v.limit(s.Linux.Resources)
+			})
+			c.quiet("run", "--detach", "--bundle", bundle, c.id)
+			greedy, other := c.newApp(4000), c.newApp(4001)
+			for range 5 {
+				greedy.steps(7)
+				greedy.checkpoint()
+				greedy.steps(3)
+				other.steps(5)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					greedy.crash(v.line)
+				}()
+				for serving := true; serving; {
+					select {
+					case <-done:
+						serving = false
+					case <-time.After(5 * time.Millisecond):
+					}
+					other.steps(1)
+					other.check()
+				}
+				greedy.check()
+				if t.Failed() {
+					return
+				}
+			}
+			if v := c.served.apps(); v["uid:4001"].Crashes != 0 || v["uid:4000"].Crashes != 5 {
+				t.Errorf("crashes: %+v", v)
+			}
+		})
+	}
+}
