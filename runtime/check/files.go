@@ -75,6 +75,9 @@ func isNumbered(path string) bool {
 }
 
 func (in *inspection) checkLocks(f *openFile) {
+	if f.Private {
+		return // an instance takes them on its own file
+	}
 	for _, lock := range f.info.locks {
 		kind := "file lock"
 		// "1: POSIX  ADVISORY  WRITE 1234 fe:00:77 0 EOF"

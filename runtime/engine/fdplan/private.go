@@ -33,6 +33,12 @@ func (p *Private) place(link string) (Place, bool) {
 	return Place{}, false
 }
 
+// Has reports whether a file of which /proc shows this name is below a private directory.
+func (p *Private) Has(link string) bool {
+	_, ok := p.place(link)
+	return ok
+}
+
 // Locate is where the directory or file is that /proc shows as link and whose status is st. ok is false if it is not below a
 // private directory; the error is ErrUnnamed if it was, and has lost the name.
 func (p *Private) Locate(link string, st *unix.Stat_t) (place Place, ok bool, err error) {
@@ -80,6 +86,11 @@ func (c *Capturer) private(fd int, link string, place Place, st *unix.Stat_t) er
 	if p.Pos, err = strconv.ParseInt(Field(info, "pos"), 10, 64); err != nil {
 		return err
 	}
+	if p.Locks, err = parseLocks(info); err != nil {
+		c.block(fd, link, "an instance could not take a lock that is held on it again: "+err.Error(),
+			"let the service release it before it is adopted or a checkpoint is taken")
+		return nil
+	}
 	_, _, err = c.Private.Locate(link, st)
 	if errors.Is(err, ErrUnnamed) {
 		c.block(fd, link, "it was deleted or replaced while it is open, so that an instance could not open it anew",
@@ -110,6 +121,8 @@ func (m *Maker) private(p *FD) error {
 	if err := m.add(p, fd, err); err != nil || p.Flags&unix.O_PATH != 0 {
 		return err
 	}
-	_, err = unix.Seek(fd, p.Pos, unix.SEEK_SET)
-	return err
+	if _, err = unix.Seek(fd, p.Pos, unix.SEEK_SET); err != nil {
+		return err
+	}
+	return m.lock(p, fd)
 }

@@ -12,7 +12,6 @@ import (
 
 	"corsa.dev/corsa/runtime/check"
 	"corsa.dev/corsa/runtime/engine"
-	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 const (
@@ -36,7 +35,7 @@ type adoption struct {
 	threads []threadState
 	shared  []mapping
 	files   *privateFiles
-	cwd     *fdplan.Place
+	use     filesInUse
 	signals *signals
 	seccomp bool
 }
@@ -214,7 +213,7 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	cap := capturer{
 		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: ad.t.Broker, binderPID: ad.t.PID,
 	}
-	if ad.plan, ad.cwd, err = cap.runWith(ad.files, ad.t.PID); err != nil {
+	if ad.plan, ad.use, err = cap.runWith(ad.files, ad.t.PID); err != nil {
 		return nil, err
 	}
 	if ad.shared, err = sharedAnonymous(ad.t.PID, ad.arena); err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"corsa.dev/corsa/runtime/engine"
-	"corsa.dev/corsa/runtime/engine/fdplan"
 )
 
 var _ engine.EarlyCheckpointer = (*service)(nil)
@@ -62,7 +61,7 @@ type checkpoint struct {
 	threads []threadState
 	shared  []mapping
 	files   tree
-	cwd     *fdplan.Place
+	use     filesInUse
 	limits  []byte // text of the leader's /proc/PID/limits
 	forked  *duplication
 	x       *anchor // made of forked; nil: not yet
@@ -189,7 +188,7 @@ func (c *checkpoint) read() error {
 		binder: c.s.target.Broker, binderPID: in.a.PID,
 	}
 	var err error
-	if c.plan, c.cwd, err = r.runWith(c.s.files, in.a.PID); err != nil {
+	if c.plan, c.use, err = r.runWith(c.s.files, in.a.PID); err != nil {
 		return err
 	}
 	c.open = r.open
@@ -217,7 +216,7 @@ func (c *checkpoint) complete(ctx context.Context) (err error) {
 		return errors.Join(err, c.x.discard())
 	}
 	c.img = &image{
-		s: c.s, a: c.x, plan: c.plan, threads: c.captured, shared: c.shared, files: c.files, cwd: c.cwd, signals: c.signals,
+		s: c.s, a: c.x, plan: c.plan, threads: c.captured, shared: c.shared, files: c.files, filesInUse: c.use, signals: c.signals,
 	}
 	c.handle = in.handleWith(c.threads)
 	if freely() {

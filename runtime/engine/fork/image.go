@@ -16,7 +16,7 @@ type image struct {
 	threads []threadState
 	shared  []mapping // shared anonymous mappings, which are copies already
 	files   tree
-	cwd     *fdplan.Place // the working directory, if that is in a private one
+	filesInUse
 	signals *signals
 	base    bool
 }
@@ -27,6 +27,7 @@ type imageHandle struct {
 	Threads []threadState `json:"threads"`
 	Shared  []mapping     `json:"shared,omitempty"`
 	Files   tree          `json:"files,omitzero"`
+	Maps    []fileMapping `json:"maps,omitempty"`
 	CWD     *fdplan.Place `json:"cwd,omitempty"`
 	Signals *signals      `json:"signals,omitempty"`
 }
@@ -40,7 +41,7 @@ func (m *image) Memory() (engine.Memory, error) {
 
 // Handle implements engine.Image.
 func (m *image) Handle() json.RawMessage {
-	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.cwd, m.signals})
+	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.maps, m.cwd, m.signals})
 }
 
 var errBase = errors.New("the base cannot be discarded: every instance begins there")

@@ -75,24 +75,34 @@ func (p *privateFiles) unshare(first forkBatch) forkBatch {
 }
 
 // runWith is run for a process that may have private directories, which it has as pid does: they share a root directory. It
-// also says where in one of them the process is, if it is.
-func (c *capturer) runWith(files *privateFiles, pid int) (*plan, *fdplan.Place, error) {
+// also says how else the process uses them.
+func (c *capturer) runWith(files *privateFiles, pid int) (*plan, filesInUse, error) {
+	var use filesInUse
 	if files == nil {
 		p, err := c.run()
-		return p, nil, err
+		return p, use, err
 	}
 	view, err := files.view(pid)
 	if err != nil {
-		return nil, nil, err
+		return nil, use, err
 	}
 	defer closeAll(view.Roots)
 	c.private = view
 	p, err := c.run()
 	if err != nil {
-		return nil, nil, err
+		return nil, use, err
 	}
-	cwd, err := workingDirectory(c.pid, view)
-	return p, cwd, err
+	if use.cwd, err = workingDirectory(c.pid, view); err != nil {
+		return nil, use, err
+	}
+	use.maps, err = fileMappings(c.pid, view)
+	return p, use, err
+}
+
+// filesInUse are uses of private files other than by descriptors.
+type filesInUse struct {
+	cwd  *fdplan.Place // the working directory, if that is in a private one
+	maps []fileMapping
 }
 
 // workingDirectory is where the process is, if that is below a private directory.
@@ -119,12 +129,14 @@ func workingDirectory(pid int, view *fdplan.Private) (*fdplan.Place, error) {
 	return &place, nil
 }
 
-// enter makes a new instance, which has no threads yet, change to a directory of its own.
-func (in *instance) enter(ctx context.Context, files *privateFiles, at fdplan.Place) error {
-	b := in.a.batch()
-	b.call(unix.SYS_CHDIR, b.putString(filepath.Join(files.paths[at.Dir], at.Path)))
-	if _, err := in.a.exec(ctx, b); err != nil {
-		return fmt.Errorf("working directory: %w", err)
+// enter makes a new instance, which has its descriptors and no threads yet, use its own files where the image has others.
+func (in *instance) enter(ctx context.Context, m *image) error {
+	if m.cwd != nil {
+		b := in.a.batch()
+		b.call(unix.SYS_CHDIR, b.putString(filepath.Join(in.s.files.paths[m.cwd.Dir], m.cwd.Path)))
+		if _, err := in.a.exec(ctx, b); err != nil {
+			return fmt.Errorf("working directory: %w", err)
+		}
 	}
-	return nil
+	return in.mapFiles(ctx, m)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -76,7 +77,10 @@ func (r *rebuild) send(ctx context.Context) error {
 	if err := r.binder(ctx); err != nil {
 		return err
 	}
-	return r.duplicates(ctx)
+	if err := r.duplicates(ctx); err != nil {
+		return err
+	}
+	return r.locks(ctx)
 }
 
 func (r *rebuild) sendChunk(ctx context.Context, chunk []*planFD) error {
@@ -143,6 +147,30 @@ func (r *rebuild) duplicates(ctx context.Context) error {
 	}
 	_, err := r.a.exec(ctx, b)
 	return err
+}
+
+// locks takes the locks that belong to the instance's descriptor table.
+func (r *rebuild) locks(ctx context.Context) error {
+	b := r.a.batch()
+	for _, l := range r.plan.ProcessLocks() {
+		f := l.Lock.Flock()
+		arg := make([]byte, unsafe.Sizeof(f))
+		le := binary.LittleEndian
+		le.PutUint16(arg, uint16(f.Type))
+		le.PutUint64(arg[unsafe.Offsetof(f.Start):], uint64(f.Start))
+		le.PutUint64(arg[unsafe.Offsetof(f.Len):], uint64(f.Len))
+		b.call(unix.SYS_FCNTL, l.FD, unix.F_SETLK, b.put(arg, 8))
+		if len(b.entries) >= 3*sendChunk {
+			if _, err := r.a.exec(ctx, b); err != nil {
+				return fmt.Errorf("lock private files: %w", err)
+			}
+			b = r.a.batch()
+		}
+	}
+	if _, err := r.a.exec(ctx, b); err != nil {
+		return fmt.Errorf("lock private files: %w", err)
+	}
+	return nil
 }
 
 // epolls makes the epoll instances anew, all of them before any is filled: they can watch each other.

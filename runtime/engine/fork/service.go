@@ -104,7 +104,7 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 	}
 	s.page = ad.pages[0]
 	s.base = &image{
-		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, cwd: ad.cwd, signals: ad.signals,
+		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, filesInUse: ad.use, signals: ad.signals,
 		base: true,
 	}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
@@ -213,8 +213,8 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 	}
 	err = r.run(ctx)
 	in.listeners = r.listenerList(len(s.target.Listeners))
-	if err == nil && m.cwd != nil {
-		err = in.enter(ctx, s.files, *m.cwd)
+	if err == nil {
+		err = in.enter(ctx, m)
 	}
 	if err == nil {
 		err = in.start(ctx, m)
@@ -302,7 +302,10 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 	if err != nil {
 		return nil, err
 	}
-	img := &image{s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, cwd: h.CWD, signals: h.Signals}
+	img := &image{
+		s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, filesInUse: filesInUse{h.CWD, h.Maps},
+		signals: h.Signals,
+	}
 	s.track(img)
 	return img, nil
 }

@@ -1,0 +1,185 @@
+package fork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/engine/fdplan"
+)
+
+// fileMapping is a shared mapping of a private file. A fork leaves it on the file of the instance that was forked; an
+// instance maps its own file there instead, which holds the same.
+type fileMapping struct {
+	Start  uint64       `json:"start"`
+	End    uint64       `json:"end"`
+	Perms  string       `json:"perms"`
+	Offset uint64       `json:"offset"`
+	Inode  uint64       `json:"inode"`
+	Write  bool         `json:"write,omitempty"` // the file was opened for writing, so that the mapping may become writable
+	Place  fdplan.Place `json:"place"`
+}
+
+// fileMappings lists the shared mappings of private files. One of a file that has lost its name is refused.
+func fileMappings(pid int, view *fdplan.Private) ([]fileMapping, error) {
+	maps, err := sharedFiles(pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []fileMapping
+	var blockers []engine.Blocker
+	for _, m := range maps {
+		link := fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End)
+		var st unix.Stat_t
+		if !view.Has(m.path) {
+			continue
+		}
+		if err := unix.Stat(link, &st); err != nil {
+			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
+		}
+		place, _, err := view.Locate(m.path, &st)
+		if errors.Is(err, fdplan.ErrUnnamed) {
+			blockers = append(blockers, engine.Blocker{
+				Object: fmt.Sprintf("mapping %x-%x (%s)", m.Start, m.End, m.path),
+				Reason: "the file was deleted or replaced while it is mapped, so that an instance could not map its own",
+				WayOut: "let the service unmap it before it is adopted or a checkpoint is taken",
+			})
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var mode unix.Stat_t // of the link itself: how the file was opened
+		if err := unix.Lstat(link, &mode); err != nil {
+			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
+		}
+		m.Place, m.Inode, m.Write = place, st.Ino, mode.Mode&0o200 != 0
+		out = append(out, m.fileMapping)
+	}
+	if len(blockers) > 0 {
+		return nil, &engine.Refusal{PID: pid, Blockers: blockers}
+	}
+	return out, nil
+}
+
+// namedMapping is a mapping with the name of its file.
+type namedMapping struct {
+	fileMapping
+	path string
+}
+
+// sharedFiles lists the shared mappings that have a file.
+func sharedFiles(pid int) ([]namedMapping, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/maps", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	defer unix.Close(fd)
+	var out []namedMapping
+	name := make([]byte, 4096)
+	for at := uint64(0); ; {
+		q := procmapQuery{
+			flags: procmapShared | procmapNext | procmapFile, addr: at,
+			nameSize: uint32(len(name)), name: uint64(uintptr(unsafe.Pointer(&name[0]))),
+		}
+		q.size = uint64(unsafe.Sizeof(q))
+		_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), ioctlProcmapQuery, uintptr(unsafe.Pointer(&q)))
+		switch {
+		case errors.Is(e, unix.ENOENT):
+			return out, nil
+		case errors.Is(e, unix.ENOTTY):
+			return listSharedFiles(pid)
+		case e != 0:
+			return nil, fmt.Errorf("mappings of process %d: %w", pid, gone(pid, e))
+		}
+		out = append(out, namedMapping{
+			fileMapping{Start: q.start, End: q.end, Perms: permissions(q.perms), Offset: q.off}, string(name[:max(q.nameSize, 1)-1]),
+		})
+		at = q.end
+	}
+}
+
+// listSharedFiles is the same on a kernel without the query.
+func listSharedFiles(pid int) ([]namedMapping, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	var out []namedMapping
+	for line := range strings.Lines(string(text)) {
+		m, err := parseMapping(line)
+		if err != nil {
+			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
+		}
+		if m.Perms[3] != 's' || !strings.HasPrefix(m.Path, "/") {
+			continue
+		}
+		n := namedMapping{fileMapping: fileMapping{Start: m.Start, End: m.End, Perms: m.Perms}}
+		if _, err := fmt.Sscanf(strings.Fields(line)[2], "%x", &n.Offset); err != nil {
+			return nil, fmt.Errorf("/proc/%d/maps: offset in %q: %w", pid, line, err)
+		}
+		// A name may have blanks in it: it is what is left, from the first slash on.
+		_, rest, _ := strings.Cut(line, "/")
+		n.path = "/" + strings.TrimSuffix(rest, "\n")
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// mapFiles makes a new instance, which has its descriptors and no threads yet, map its own files.
+func (in *instance) mapFiles(ctx context.Context, m *image) error {
+	if len(m.maps) == 0 {
+		return nil
+	}
+	b := in.a.batch()
+	for i := range m.maps {
+		f := &m.maps[i]
+		var fd any
+		opened := ref(0)
+		if n, ok := m.plan.mapper(f); ok {
+			fd = n
+		} else {
+			how := unix.O_RDONLY
+			if f.Write {
+				how = unix.O_RDWR
+			}
+			opened = b.call(unix.SYS_OPEN, b.putString(filepath.Join(in.s.files.paths[f.Place.Dir], f.Place.Path)), how|unix.O_CLOEXEC, 0)
+			fd = opened
+		}
+		b.call(unix.SYS_MMAP, f.Start, f.End-f.Start, protection(f.Perms), unix.MAP_SHARED|unix.MAP_FIXED, fd, f.Offset)
+		if opened != 0 {
+			b.call(unix.SYS_CLOSE, opened)
+		}
+		if len(b.entries) >= 3*sendChunk {
+			if _, err := in.a.exec(ctx, b); err != nil {
+				return fmt.Errorf("map private files: %w", err)
+			}
+			b = in.a.batch()
+		}
+	}
+	if _, err := in.a.exec(ctx, b); err != nil {
+		return fmt.Errorf("map private files: %w", err)
+	}
+	return nil
+}
+
+// mapper finds a descriptor by which the file can be mapped.
+func (p *plan) mapper(f *fileMapping) (int, bool) {
+	for i := range p.FDs {
+		d := &p.FDs[i]
+		if d.Kind != fdplan.OwnFile || d.Inode != f.Inode || *d.Place != f.Place || d.Flags&unix.O_PATH != 0 {
+			continue
+		}
+		if access := d.Flags & unix.O_ACCMODE; access == unix.O_RDWR || access == unix.O_RDONLY && !f.Write {
+			return d.FD, true
+		}
+	}
+	return 0, false
+}
