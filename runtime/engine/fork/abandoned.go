@@ -46,15 +46,12 @@ func releaseAbandoned(pid int) error {
 // Sweep implements engine.Sweeper: it ends forks of this service that a dead engine had made and nobody knows of.
 func (s *service) Sweep() error {
 	known := map[int]bool{os.Getpid(): true, s.process.PID: true, s.base.a.PID: true}
-	trees := []string{s.base.files.Name}
 	s.liveMu.Lock()
 	for e := range s.live {
 		switch e := e.(type) {
 		case *instance:
-			trees = append(trees, e.files.Name)
 			known[e.a.PID], known[e.leader.PID], known[e.initp.PID] = true, true, true
 		case *image:
-			trees = append(trees, e.files.Name)
 			known[e.a.PID] = true
 		}
 	}
@@ -79,7 +76,7 @@ func (s *service) Sweep() error {
 			p.close()
 		}
 	}
-	return errors.Join(errs, s.files.sweep(trees))
+	return errors.Join(errs, s.files.sweep())
 }
 
 // related reports whether the process is a fork of this service: it has the same program and the same arena.

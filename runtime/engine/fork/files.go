@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -24,12 +26,17 @@ type privateFiles struct {
 	paths []string // as the service sees them
 	names []string // as /proc shows them
 	ns    int      // the engine's mount namespace
+
+	origins *origins // nil: a file that an instance has made gets a new inode number when it is restored
+	trees   treeSet
+	freeing sync.Mutex // what is wanted must not become more between a look and a removal
 }
 
 // tree is the state of a service's private files in an image or an instance. The zero value is that of a service without.
 type tree struct {
 	Name string `json:"name"` // of the directory in privateFiles.dir
 	upper.Usage
+	Kept []uint64 `json:"kept,omitempty"` // inodes of other trees that files of this one have as their origin
 }
 
 // adoptFiles prepares the private directories of a process that is to be adopted, and makes the tree of the base. What
@@ -41,6 +48,8 @@ func adoptFiles(t engine.Target) (*privateFiles, tree, error) {
 	}
 	base, err := p.firstTree()
 	if err == nil {
+		p.know(base)
+		p.learn(t)
 		var mounts []int
 		mounts, err = p.overlays(base)
 		closeAll(mounts)
@@ -55,6 +64,14 @@ func adoptFiles(t engine.Target) (*privateFiles, tree, error) {
 		Object: "private directories", Reason: fmt.Sprintf("no overlay can be made over them with what is written in %s: %v", t.Files, err),
 		WayOut: "keep corsa's state (--root) on a file system that overlays can write to, such as ext4, xfs, btrfs or tmpfs",
 	}}}
+}
+
+// learn finds out whether inode numbers can be kept.
+func (p *privateFiles) learn(t engine.Target) {
+	var err error
+	if p.origins, err = learnOrigins(p.ns, p.dir); err != nil {
+		t.Log.WithError(err).Debug("inode numbers of new private files are not kept")
+	}
 }
 
 // openFiles takes hold of the private directories that pid, the adopted process, has.
@@ -77,6 +94,9 @@ func openFiles(t engine.Target, pid int) (*privateFiles, error) {
 			return nil, err
 		}
 		p.names = append(p.names, name)
+	}
+	if err := os.Mkdir(filepath.Join(p.dir, "none"), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
 	}
 	if p.ns, err = openLowers(pid, p.paths, p.dir); err != nil {
 		return nil, err
@@ -170,23 +190,34 @@ func (p *privateFiles) emptyTree() (tree, error) {
 	return t, nil
 }
 
-// copy makes another tree with what is in t, to which nobody writes meanwhile.
-func (p *privateFiles) copy(t tree) (tree, error) {
-	if p == nil {
-		return tree{}, nil
+// copy makes another tree with what is in t, to which nobody writes meanwhile. With original, files that have no origin yet
+// are the origin of their copies.
+func (p *privateFiles) copy(t tree, original bool) (tree, error) {
+	var options []upper.Option
+	kept := slices.Clone(t.Kept)
+	if original && p.origins != nil {
+		options = append(options, upper.Marked(func(_ string, st *unix.Stat_t, from, to string) error {
+			marked, err := p.origins.mark(st, from, to)
+			if marked {
+				kept = append(kept, st.Ino)
+			}
+			return err
+		}))
 	}
 	out, err := p.emptyTree()
 	if err != nil {
 		return tree{}, fmt.Errorf("private files: %w", err)
 	}
 	for i := range p.paths {
-		u, err := upper.Copy(p.upper(t, i), p.upper(out, i))
+		u, err := upper.Copy(p.upper(t, i), p.upper(out, i), options...)
 		if err != nil {
 			return tree{}, errors.Join(fmt.Errorf("private directory %s: %w", p.paths[i], err), p.remove(out))
 		}
 		out.Files += u.Files
 		out.Bytes += u.Bytes
 	}
+	out.Kept = kept
+	p.trees.add(out)
 	return out, nil
 }
 
@@ -229,11 +260,33 @@ func (p *privateFiles) remove(t tree) error {
 	if p == nil || t.Name == "" {
 		return nil
 	}
-	return os.RemoveAll(filepath.Join(p.dir, t.Name))
+	p.trees.drop(t)
+	return p.free(t)
 }
 
-// sweep frees all trees but those known.
-func (p *privateFiles) sweep(known []string) error {
+func (p *privateFiles) free(t tree) error {
+	p.freeing.Lock()
+	defer p.freeing.Unlock()
+	wanted := p.trees.kept()
+	if err := p.keep(t, wanted); err != nil {
+		return err
+	}
+	err := os.RemoveAll(filepath.Join(p.dir, t.Name))
+	if len(t.Kept) > 0 {
+		err = errors.Join(err, p.letGo(wanted))
+	}
+	return err
+}
+
+// know takes note of a tree that an earlier engine has made.
+func (p *privateFiles) know(t tree) {
+	if p != nil && t.Name != "" {
+		p.trees.add(t)
+	}
+}
+
+// sweep frees all trees that are not known.
+func (p *privateFiles) sweep() error {
 	if p == nil {
 		return nil
 	}
@@ -241,13 +294,60 @@ func (p *privateFiles) sweep(known []string) error {
 	if err != nil {
 		return err
 	}
-	var errs error
 	for _, e := range entries {
-		if e.Name() != "lower" && !slices.Contains(known, e.Name()) {
-			errs = errors.Join(errs, os.RemoveAll(filepath.Join(p.dir, e.Name())))
+		switch name := e.Name(); {
+		case strings.HasPrefix(name, "tree-"):
+			if !p.trees.has(name) {
+				err = errors.Join(err, p.free(tree{Name: name}))
+			}
+		case strings.HasPrefix(name, "probe-"):
+			err = errors.Join(err, os.RemoveAll(filepath.Join(p.dir, name)))
 		}
 	}
-	return errs
+	p.freeing.Lock()
+	defer p.freeing.Unlock()
+	return errors.Join(err, p.letGo(p.trees.kept()))
+}
+
+// treeSet are the trees that there are.
+type treeSet struct {
+	mu  sync.Mutex
+	all map[string][]uint64 // what each of them wants kept, by name
+}
+
+func (s *treeSet) add(t tree) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string][]uint64{}
+	}
+	s.all[t.Name] = t.Kept
+}
+
+func (s *treeSet) drop(t tree) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, t.Name)
+}
+
+func (s *treeSet) has(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.all[name]
+	return ok
+}
+
+// kept are the inodes that any tree has as an origin.
+func (s *treeSet) kept() map[uint64]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[uint64]bool{}
+	for _, list := range s.all {
+		for _, ino := range list {
+			out[ino] = true
+		}
+	}
+	return out
 }
 
 // destroy frees everything. The directory itself stays.

@@ -70,8 +70,13 @@ def change(seed, n):
 // private is a service with one private directory, which has been changed a little before it was adopted.
 func startPrivate(t *testing.T, python string) (s *service, dir string) {
 	t.Helper()
+	return startPrivateIn(t, t.TempDir(), python)
+}
+
+// startPrivateIn is the same, with the files of instances in a directory of the caller's.
+func startPrivateIn(t *testing.T, files, python string) (s *service, dir string) {
+	t.Helper()
 	dir = filepath.Join(t.TempDir(), "data: 100%")
-	files := t.TempDir()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -293,4 +298,65 @@ func TestPrivateFilesInUse(t *testing.T) {
 	other.must(alone, "uses()")
 	e.end()
 	other.end()
+}
+
+const numbered = `
+open(os.path.join(D, 'old'), 'w').write('1')
+files = {}
+def make(n):
+    for name in 'a%d' % n, 'b%d' % n:
+        open(os.path.join(D, name), 'w').write(name)
+        files[name] = os.open(os.path.join(D, name), os.O_RDWR)
+    os.rename(os.path.join(D, 'a%d' % n), os.path.join(D, 'c%d' % n))
+def numbers():
+    return [(n, os.stat(os.path.join(D, n)).st_ino) for n in sorted(os.listdir(D))] + [(n, os.fstat(f).st_ino) for n, f in sorted(files.items())]
+`
+
+// Files have the inode numbers that the instance has seen before, also those that it has made itself.
+func TestPrivateInodes(t *testing.T) {
+	memory, err := os.MkdirTemp("/dev/shm", "corsa-files-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(memory); err != nil {
+			t.Error(err)
+		}
+	})
+	for name, files := range map[string]string{"same": t.TempDir(), "other": memory} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := startPrivateIn(t, files, numbered)
+			if s.files.origins == nil {
+				t.Skip("the file system of temporary files has no handles of files that overlays use")
+			}
+			e := branchEvaluator(t, s, s.Base())
+			var images []engine.Image
+			for round := range 4 {
+				e.must("None", "make(%d)", round)
+				want := e.eval("numbers()")
+				images = append(images, e.checkpointImage())
+				e.must(want, "numbers()")
+				e.must("None", "make(%d)", 50+round)
+				if round%2 == 0 {
+					e.end()
+				} else {
+					defer e.end()
+				}
+				e = branchEvaluator(t, s, images[round])
+				e.must(want, "numbers()")
+				twin := branchEvaluator(t, s, images[round/2])
+				twin.must("True", "dict(numbers())['c0'] == %s", e.eval("dict(numbers())['c0']"))
+				twin.end()
+			}
+			if kept, err := os.ReadDir(s.files.keptDir()); err != nil || len(kept) == 0 {
+				t.Errorf("nothing is kept of the instances that have ended: %v", err)
+			}
+			for _, img := range images {
+				if err := img.Discard(); err != nil {
+					t.Error(err)
+				}
+			}
+			e.end()
+		})
+	}
 }

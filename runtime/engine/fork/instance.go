@@ -280,6 +280,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 		return nil, err
 	}
 	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder, files: h.Files}
+	s.files.know(h.Files)
 	if in.leader, err = h.Leader.reopen(); err != nil {
 		return nil, in.notOpened(err)
 	}

@@ -136,7 +136,7 @@ func overlays(ns int, dir, tree string, n int) (mounts []int, err error) {
 			return &os.PathError{Op: "chdir", Path: dir, Err: err}
 		}
 		for i := range n {
-			m, err := overlay(fmt.Sprintf("lower/%d", i), fmt.Sprintf("%s/%d", tree, i))
+			m, err := overlay(fmt.Sprintf("lower/%d", i), "none", fmt.Sprintf("%s/%d", tree, i))
 			if err != nil {
 				return err
 			}
@@ -163,14 +163,15 @@ var overlayOptions = [][2]string{
 	{"redirect_dir", "on"}, {"index", "off"}, {"metacopy", "off"}, {"xino", "off"}, {"nfs_export", "off"},
 }
 
-// overlay makes one mount, of lower under tree/upper.
-func overlay(lower, tree string) (int, error) {
+// overlay makes one mount, of lower under tree/upper. none is an empty directory on the file system of the tree: the kernel
+// looks for the origins of files in the file systems of lower directories.
+func overlay(lower, none, tree string) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("overlay file system: %w", err)
 	}
 	defer unix.Close(fs)
-	options := append([][2]string{{"source", "corsa"}, {"lowerdir", lower}, {"upperdir", tree + "/upper"}, {"workdir", tree + "/work"}},
+	options := append([][2]string{{"source", "corsa"}, {"lowerdir", lower + ":" + none}, {"upperdir", tree + "/upper"}, {"workdir", tree + "/work"}},
 		overlayOptions...)
 	for _, o := range options {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {

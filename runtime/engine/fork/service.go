@@ -280,6 +280,9 @@ func (forkEngine) Recover(ctx context.Context, t engine.Target, state json.RawMe
 		p.close()
 		return nil, fmt.Errorf("private files: %w", err)
 	}
+	if s.files != nil {
+		s.files.learn(t)
+	}
 	img, err := s.OpenImage(ctx, h.Base)
 	if err != nil {
 		p.close()
@@ -306,6 +309,7 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 		s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, filesInUse: filesInUse{h.CWD, h.Maps},
 		signals: h.Signals,
 	}
+	s.files.know(h.Files)
 	s.track(img)
 	return img, nil
 }
