@@ -19,6 +19,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"dormant/cycles-fpu":        s.manyCycles("fpu-blocked"),
 		"dormant/cycles-spin":       s.manyCycles("fpu-spin"),
 		"dormant/early-park":        s.earlyPark,
+		"dormant/jobs-under-way":    s.jobsUnderWay,
 		"dormant/busy":              s.busy,
 		"dormant/allocations":       s.allocations,
 		"connections/epoll":         s.connections("loop-epoll-lt", 1),
@@ -45,7 +46,8 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"contract/reachable":        s.reachable,
 		"objects/inotify":           s.inotify,
 		"death/adopting":            s.deathAdopting,
-		"death/serving":             s.deathServing,
+		"death/serving":             s.deathServing("blocked"),
+		"death/serving-pool":        s.deathServing("pool"),
 	}
 	for how, want := range crashes {
 		all["crash/"+how] = s.crash(how, want)

@@ -235,10 +235,14 @@ func (s *suite) takeOver(t *testing.T, pr *process, o order, state []byte) {
 
 // deathServing kills one engine after the other while it branches, swaps and checkpoints instances of one service.
 // The next one takes over from the journal, checks everything and goes on.
-func (s *suite) deathServing(t *testing.T) {
-	sub := s.adopt(t, mustProgram(t, "state", "blocked"), launch{})
+func (s *suite) deathServing(name string) func(t *testing.T) {
+	return func(t *testing.T) { s.serveToDeath(t, name) }
+}
+
+func (s *suite) serveToDeath(t *testing.T, name string) {
+	sub := s.adopt(t, mustProgram(t, "state", name), launch{})
 	o := order{
-		Program: "blocked", PID: sub.process.pid(), Listeners: sub.process.addrs, Dir: sub.dir,
+		Program: name, PID: sub.process.pid(), Listeners: sub.process.addrs, Dir: sub.dir,
 		State: sub.service.Handle(), Book: book{Next: 1, Records: make(map[int]*record)},
 	}
 	if err := sub.service.Close(); err != nil {

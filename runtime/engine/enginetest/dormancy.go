@@ -163,6 +163,53 @@ func (s *suite) earlyPark(t *testing.T) {
 	a.verify(id)
 }
 
+// jobsUnderWay lets two apps of a service with a pool of threads take turns that end while its threads are still at work, with
+// checkpoints in between: none of them works on in a dormant instance, and no job is lost or done twice, in an instance or in
+// what is restored of it.
+func (s *suite) jobsUnderWay(t *testing.T) {
+	sub := s.adopt(t, mustProgram(t, "state", "pool"), launch{})
+	apps := [2]*app{sub.branch(sub.base()), sub.branch(sub.base())}
+	var ids [2]engine.ConnID
+	var steps [2]int64
+	for i, a := range apps {
+		a.activate()
+		ids[i] = a.dial(0)
+		steps[i] = int64(a.conns[ids[i]].number("where"))
+		a.park()
+	}
+	for i := range 10 * s.opts.ParkCycles {
+		a, id := apps[i%2], ids[i%2]
+		a.activate()
+		a.mutate(id, uint64(1+i%9))
+		if i%2000 == 1 {
+			a.verify(id)
+		}
+		a.park()
+		if i%10 == 5 {
+			before := a.peek(steps[i%2])
+			time.Sleep(watch / 100)
+			if now := a.peek(steps[i%2]); now != before {
+				t.Fatalf("turn %d: threads of a dormant instance have done %d jobs", i, now-before)
+			}
+		}
+		if i%1000 != 500 {
+			continue
+		}
+		img := a.checkpoint()
+		restored := sub.branch(img, id)
+		restored.activate()
+		restored.verify(id)
+		restored.mutate(id, 3)
+		restored.verify(id)
+		restored.kill()
+		img.discard(t)
+	}
+	for i, a := range apps {
+		a.activate()
+		a.verify(ids[i])
+	}
+}
+
 // busy asserts that a thread that never waits makes Park give up, and that limit 0 parks it all the same.
 func (s *suite) busy(t *testing.T) {
 	a, id := s.serving(t, "spin")

@@ -77,6 +77,9 @@ type checkpoint struct {
 // still does what has to be done while the instance stands still.
 func (c *checkpoint) still(ctx context.Context) (err error) {
 	in := c.in
+	if err := in.parkRest(); err != nil {
+		return err
+	}
 	files := c.s.files.capture(in.files)
 	defer func() {
 		var e error
@@ -197,6 +200,7 @@ func (c *checkpoint) read() error {
 	if c.signals, err = in.readSignals(c.captured); err != nil {
 		return err
 	}
+	in.tracee.whole = c.plan.ordersSignals() || c.signals.ordered()
 	if c.limits, err = limitsText(in.leader.PID); err != nil {
 		return err
 	}

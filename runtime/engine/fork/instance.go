@@ -53,7 +53,9 @@ func (in *instance) start(ctx context.Context, m *image) error {
 	if err := in.follow(sp.threads); err != nil {
 		return err
 	}
+	in.tracee.whole = m.plan.ordersSignals() || m.signals.ordered()
 	for i := range in.tracee.threads {
+		in.tracee.threads[i].place = placeStub
 		if err := setScheduling(in.tracee.threads[i].tid, in.tracee.threads[i].state); err != nil {
 			return err
 		}
@@ -103,13 +105,16 @@ func (in *instance) Activate() error {
 }
 
 // Park implements engine.Instance.
-func (in *instance) Park(limit time.Duration) error {
+func (in *instance) Park(limit time.Duration) error { return in.park(limit, (*tracee).stopRunnable) }
+
+// park makes an active instance dormant; stop says which threads are sent into the stub.
+func (in *instance) park(limit time.Duration, stop func(*tracee, time.Duration) error) error {
 	if !in.active.Load() {
 		return nil
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := in.tracee.stop(limit); err != nil {
+	if err := stop(in.tracee, limit); err != nil {
 		return err
 	}
 	in.a.own.setRun(runParked)
@@ -120,6 +125,23 @@ func (in *instance) Park(limit time.Duration) error {
 		return err
 	}
 	in.active.Store(false)
+	return nil
+}
+
+// parkRest sends the threads of a dormant instance that were left asleep into the stub, too, so that there is a frame of each.
+func (in *instance) parkRest() error {
+	if in.tracee.inStub() {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := in.tracee.stopSleepers(); err != nil {
+		return err
+	}
+	if err := in.parker.park(); err != nil {
+		in.tracee.release()
+		return err
+	}
 	return nil
 }
 
@@ -220,11 +242,14 @@ func (in *instance) threadStates() []threadState {
 	out := make([]threadState, 0, len(in.tracee.threads))
 	for i := range in.tracee.threads {
 		th := &in.tracee.threads[i]
+		if !th.known {
+			continue // it has always been left asleep: whoever opens the instance takes it for a new one
+		}
 		if in.s.seccomp { // else it tells in its slot
 			th.state.readScheduling(th.tid)
 		}
 		out = append(out, th.state)
-		if th.tid == in.leader.PID {
+		if th.tid == in.leader.PID && len(out) > 1 {
 			out[0], out[len(out)-1] = out[len(out)-1], out[0]
 		}
 	}
@@ -256,6 +281,7 @@ type instanceHandle struct {
 	Shared    []mapping     `json:"shared,omitempty"`
 	Binder    *planFD       `json:"binder,omitempty"`
 	Files     tree          `json:"files,omitzero"`
+	Whole     bool          `json:"whole,omitempty"` // no thread may be left asleep
 }
 
 // Handle implements engine.Instance.
@@ -264,7 +290,7 @@ func (in *instance) Handle() json.RawMessage { return in.handleWith(in.threadSta
 func (in *instance) handleWith(threads []threadState) json.RawMessage {
 	return mustJSON(instanceHandle{
 		in.a.handle(), in.leader.identity, in.initp.identity, in.name, in.listeners, threads, in.shared, in.binder,
-		in.files,
+		in.files, in.tracee.whole,
 	})
 }
 
@@ -295,6 +321,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if err := in.follow(h.Threads); err != nil {
 		return nil, err
 	}
+	in.tracee.whole = h.Whole
 	if err := in.inheritNetns(); err != nil {
 		return nil, err
 	}
@@ -309,7 +336,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	// It was dormant, or the engine died while it was parking it. All threads run, then all are parked: only so is it
 	// certain that none was caught in between.
 	in.a.own.setRun(runGo)
-	return in, in.Park(0)
+	return in, in.park(0, (*tracee).stop)
 }
 
 // notOpened ends what is left of an instance of which a part is gone. One that merely could not be opened, for want of

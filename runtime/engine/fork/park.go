@@ -19,6 +19,7 @@ type parkScratch struct {
 	slots  []byte
 	local  []unix.Iovec
 	remote []unix.RemoteIovec
+	words  []uint32
 }
 
 var parkPool = sync.Pool{New: func() any { return new(parkScratch) }}
@@ -28,6 +29,16 @@ func (p *parkScratch) grow(n int) {
 		p.slots = make([]byte, n*slotSize)
 		p.local = make([]unix.Iovec, 2*n)
 		p.remote = make([]unix.RemoteIovec, 2*n)
+	}
+}
+
+func (p *parkScratch) growWords(n int) {
+	if len(p.words) < n {
+		p.words = make([]uint32, n)
+	}
+	if len(p.remote) < n {
+		p.remote = make([]unix.RemoteIovec, 2*n)
+		p.local = make([]unix.Iovec, 2*n)
 	}
 }
 
@@ -61,6 +72,9 @@ func (p *parker) park() error {
 	}
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
+		if !th.held {
+			continue
+		}
 		slot := p.arena.slot(th.state.Slot)
 		b := sc.slots[i*slotSize : (i+1)*slotSize]
 		piece(b[:p.head(th, b)], slot)
@@ -129,6 +143,9 @@ func (p *parker) redirect() error {
 	blocked := ^uint64(0)
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
+		if !th.held {
+			continue
+		}
 		r := th.regs
 		r.Rip, r.R12, r.Orig_rax = uint64(p.arena), p.arena.slot(th.state.Slot), ^uint64(0)
 		const trap, direction = 0x100, 0x400
@@ -137,7 +154,7 @@ func (p *parker) redirect() error {
 		if err := setRegs(th.tid, &r); err != nil {
 			return gone(p.t.pid, err)
 		}
-		th.redirected = true
+		th.redirected, th.place, th.sleeps = true, placeStub, false
 		if err := setSigmask(th.tid, &blocked); err != nil {
 			return gone(p.t.pid, err)
 		}
@@ -147,7 +164,9 @@ func (p *parker) redirect() error {
 			return err
 		}
 		for i := range p.t.threads {
-			p.t.threads[i].described = true
+			if th := &p.t.threads[i]; th.held {
+				th.described = true
+			}
 		}
 	}
 	p.t.release()
@@ -156,20 +175,22 @@ func (p *parker) redirect() error {
 
 func (p *parker) undescribed() bool {
 	for i := range p.t.threads {
-		if !p.t.threads[i].described {
+		if th := &p.t.threads[i]; th.held && !th.described {
 			return true
 		}
 	}
 	return false
 }
 
-// know gives slots to threads that are new and drops those of threads that are gone.
+// know gives slots to stopped threads that are new and drops those of threads that are gone.
 func (p *parker) know() error {
 	clear(p.used)
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
-		if err := p.recognise(th); err != nil {
-			return err
+		if th.held {
+			if err := p.recognise(th); err != nil {
+				return err
+			}
 		}
 		if th.known {
 			p.used[th.state.Slot] = true
@@ -178,6 +199,9 @@ func (p *parker) know() error {
 	free := 0
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
+		if !th.held {
+			continue
+		}
 		if !th.known {
 			for free < len(p.used) && p.used[free] {
 				free++
@@ -249,11 +273,14 @@ func (p *parker) abortRseq(th *thread) error {
 	return writeMem(p.t.pid, th.state.Rseq.Ptr+8, make([]byte, 8))
 }
 
-// awaitParked waits until every thread has run its capture batch, so that its slot can be copied.
+// awaitParked waits until every thread that was sent into the stub has run its capture batch, so that its slot can be copied.
 func (p *parker) awaitParked(deadline time.Time) error {
 	var b [slotNotesEnd]byte
 	for i := range p.t.threads {
 		th := &p.t.threads[i]
+		if th.place != placeStub {
+			continue
+		}
 		for look := newPatience(); ; look.wait() {
 			if err := readMem(p.t.pid, p.arena.slot(th.state.Slot), b[:]); err != nil {
 				return gone(p.t.pid, err)

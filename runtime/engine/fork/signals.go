@@ -15,8 +15,8 @@ import (
 // Pending signals and timers belong to a thread group, which a fork begins anew. They are read from the parked threads when an
 // image is captured, and queued and armed by the threads of an instance themselves, before they park for the first time.
 //
-// Timers go on while an instance is dormant. All signals are blocked there, so what a timer sends waits until it is activated,
-// as it would for a service that is busy.
+// Timers go on while an instance is dormant. All signals are blocked in the stub, so what a timer sends waits until the instance is
+// activated, as it would for a service that is busy.
 
 // signals is what a thread group has pending or is about to get. What is pending for one thread is in threadState.
 type signals struct {
@@ -27,6 +27,11 @@ type signals struct {
 
 func (s *signals) empty() bool {
 	return s == nil || len(s.Pending) == 0 && len(s.Timers) == 0 && s.Intervals == [3]itimerval{}
+}
+
+// ordered reports whether there are timers, whose signals may come at any time.
+func (s *signals) ordered() bool {
+	return s != nil && (len(s.Timers) > 0 || s.Intervals != [3]itimerval{})
 }
 
 // siginfo is siginfo_t.
@@ -78,7 +83,7 @@ func (g *parkedGroup) readSignals(states []threadState) (*signals, error) {
 			return nil, err
 		}
 	}
-	if err := g.t.stopAnywhere(); err != nil {
+	if err := g.t.stopParked(); err != nil {
 		g.t.release()
 		return nil, err
 	}

@@ -17,7 +17,10 @@ type tracee struct {
 	tasks   *os.File // /proc/PID/task
 	arena   arena    // 0 until the service has one
 	options int      // of ptrace, beside PTRACE_O_TRACESYSGOOD
+	whole   bool     // no thread is ever left asleep
 	threads []thread
+	listed  int // how many threads the last list had
+	links   int // how many more links tasks has than there are threads; 0: not known
 	dirents [4096]byte
 }
 
@@ -29,7 +32,12 @@ func newTracee(pid int) (*tracee, error) {
 	return &tracee{pid: pid, tasks: f}, nil
 }
 
-func (t *tracee) close() error { return t.tasks.Close() }
+func (t *tracee) close() error {
+	for i := range t.threads {
+		t.threads[i].unlook()
+	}
+	return t.tasks.Close()
+}
 
 // gone translates the ways in which the kernel says that a process is dead.
 func gone(pid int, err error) error {
@@ -42,75 +50,89 @@ func gone(pid int, err error) error {
 // stop stops all threads at a transaction boundary, or after limit gives engine.ErrBusy with every thread running
 // again. With limit 0 they stop wherever they are. The caller is locked to its OS thread.
 func (t *tracee) stop(limit time.Duration) error {
-	if err := t.stopAnywhere(); err != nil {
-		t.release()
-		return err
+	for i := range t.threads {
+		t.threads[i].place = placeOther
 	}
-	if limit == 0 {
-		for i := range t.threads {
-			th := &t.threads[i]
-			th.broken = !t.atRest(th)
-			rewind(&th.regs)
+	return t.stopOthers(limit)
+}
+
+// stopRunnable is stop for those threads that could run by themselves.
+func (t *tracee) stopRunnable(limit time.Duration) error {
+	t.spareSleepers()
+	return t.stopOthers(limit)
+}
+
+// stopOthers is stop for those threads whose place is not known.
+func (t *tracee) stopOthers(limit time.Duration) error {
+	for deadline := time.Now().Add(limit); ; {
+		err := t.stopAnywhere()
+		if err == nil {
+			err = t.toBoundary(limit, deadline)
 		}
-		return nil
-	}
-	deadline := time.Now().Add(limit)
-	for more := true; more; {
-		for i := range t.threads {
-			th := &t.threads[i]
-			if th.walked {
-				continue
-			}
-			if err := t.walk(th, deadline); err != nil {
-				t.release()
-				return err
-			}
-			th.broken, th.walked = false, true
-			if !t.arena.inStub(th.regs.Rip) { // else it is as it was
-				th.unsettled, th.waits = hasResult(&th.regs), waitOf(&th.regs)
-			}
-			rewind(&th.regs)
-		}
-		// A thread on its way may have made another one.
-		var err error
-		if more, err = t.list(); err == nil && more {
-			err = t.stopAnywhere()
+		still := false
+		if err == nil {
+			still, err = t.still() // a thread on its way may have woken or made another one
 		}
 		if err != nil {
 			t.release()
 			return err
 		}
+		if still {
+			return nil
+		}
+	}
+}
+
+// toBoundary brings the stopped threads to a transaction boundary, or, with limit 0, prepares them to stay where they are.
+func (t *tracee) toBoundary(limit time.Duration, deadline time.Time) error {
+	for i := range t.threads {
+		th := &t.threads[i]
+		if !th.held || th.walked {
+			continue
+		}
+		if limit == 0 {
+			th.broken = !t.atRest(th)
+		} else {
+			if err := t.walk(th, deadline); err != nil {
+				return err
+			}
+			th.broken = false
+			if !t.arena.inStub(th.regs.Rip) { // else it is as it was
+				th.unsettled, th.waits = hasResult(&th.regs), waitOf(&th.regs)
+			}
+		}
+		th.walked = true
+		rewind(&th.regs)
 	}
 	return nil
 }
 
-// stopAnywhere seizes and interrupts threads until no new one turns up.
+// stopAnywhere seizes and interrupts the threads whose place is not known.
 func (t *tracee) stopAnywhere() error {
-	for {
-		for i := range t.threads {
-			th := &t.threads[i]
-			if th.held {
-				continue
-			}
-			if err := t.seize(th); err != nil {
-				// Those already interrupted have to be awaited before they can be released.
-				return errors.Join(err, t.awaitAll())
-			}
+	for i := range t.threads {
+		th := &t.threads[i]
+		if th.held || th.place != placeOther {
+			continue
 		}
-		if err := t.awaitAll(); err != nil {
-			return err
-		}
-		more, err := t.list()
-		if err != nil {
-			return err
-		}
-		if len(t.threads) == 0 {
-			return fmt.Errorf("process %d: %w", t.pid, engine.ErrGone)
-		}
-		if !more {
-			return nil
+		if err := t.seize(th); err != nil {
+			// Those already interrupted have to be awaited before they can be released.
+			return errors.Join(err, t.awaitAll())
 		}
 	}
+	if err := t.awaitAll(); err != nil {
+		return err
+	}
+	if len(t.threads) > 0 {
+		return nil
+	}
+	more, err := t.list()
+	if err != nil {
+		return err
+	}
+	if !more {
+		return fmt.Errorf("process %d: %w", t.pid, engine.ErrGone)
+	}
+	return t.stopAnywhere()
 }
 
 func (t *tracee) seize(th *thread) error {
@@ -135,8 +157,10 @@ func (t *tracee) seize(th *thread) error {
 // goOn lets the stopped threads run without letting go of them.
 func (t *tracee) goOn() error {
 	for i := range t.threads {
-		if err := ptrace(unix.PTRACE_CONT, t.threads[i].tid, 0, 0); err != nil {
-			return gone(t.pid, err)
+		if th := &t.threads[i]; th.held {
+			if err := ptrace(unix.PTRACE_CONT, th.tid, 0, 0); err != nil {
+				return gone(t.pid, err)
+			}
 		}
 	}
 	return nil
@@ -146,6 +170,9 @@ func (t *tracee) goOn() error {
 func (t *tracee) stopAgain() error {
 	for i := range t.threads {
 		th := &t.threads[i]
+		if !th.held {
+			continue
+		}
 		if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
 			return gone(t.pid, err)
 		}
@@ -153,7 +180,9 @@ func (t *tracee) stopAgain() error {
 	}
 	err := t.awaitAll()
 	for i := range t.threads {
-		t.threads[i].redirected = true // the kernel repeats the stub's own call
+		if th := &t.threads[i]; th.held {
+			th.redirected = true // the kernel repeats the stub's own call
+		}
 	}
 	return err
 }

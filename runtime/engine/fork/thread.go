@@ -23,6 +23,12 @@ type thread struct {
 	inCall     bool // it was stopped in a system call
 	redirected bool // its registers are the stub's
 	noted      bool // it had a signal pending when it parked, or the process an interval timer
+	place      place
+
+	sleep  sleepWait // what it was last seen asleep in
+	sleeps bool      // it was when it was last looked at
+	unlike uint8     // for how many parkings it is not worth looking
+	looker int       // one more than a descriptor of what it does in the kernel; 0: none
 }
 
 // threadState is what a new thread needs to become this one, beside its slot in the arena.
@@ -43,18 +49,24 @@ type threadState struct {
 var errThreadGone = errors.New("thread is gone")
 
 func (t *tracee) dropDead() {
-	live := t.threads[:0]
-	for _, th := range t.threads {
-		if th.tid != 0 {
-			live = append(live, th)
+	n := 0
+	for i := range t.threads {
+		if t.threads[i].tid == 0 {
+			t.threads[i].unlook()
+			continue
 		}
+		if n != i {
+			t.threads[n] = t.threads[i]
+		}
+		n++
 	}
-	t.threads = live
+	t.threads = t.threads[:n]
 }
 
 // list adds threads that are not known yet and reports whether there were any.
 func (t *tracee) list() (bool, error) {
 	more := false
+	t.listed = 0
 	if _, err := unix.Seek(int(t.tasks.Fd()), 0, unix.SEEK_SET); err != nil {
 		return false, gone(t.pid, err)
 	}
@@ -68,9 +80,12 @@ func (t *tracee) list() (bool, error) {
 		}
 		for b := t.dirents[:n]; len(b) > 0; {
 			reclen := int(b[16]) | int(b[17])<<8
-			if tid := atoiz(b[19:reclen]); tid != 0 && !t.has(tid) {
-				t.threads = append(t.threads, thread{tid: tid})
-				more = true
+			if tid := atoiz(b[19:reclen]); tid != 0 {
+				t.listed++
+				if !t.has(tid) {
+					t.threads = append(t.threads, thread{tid: tid})
+					more = true
+				}
 			}
 			b = b[reclen:]
 		}
