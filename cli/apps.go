@@ -25,7 +25,10 @@ func newAppsCommand(g *globals) *cobra.Command {
 				}
 				var rows [][]string
 				for _, a := range apps {
-					memory := "-"
+					memory, spare := "-", "-"
+					if a.Spare {
+						spare = "yes"
+					}
 					if a.Memory != nil {
 						memory = formatBytes(a.Memory.Unique)
 					}
@@ -35,11 +38,11 @@ func newAppsCommand(g *globals) *cobra.Command {
 					}
 					rows = append(rows, []string{
 						string(a.App), a.State, transactions, strconv.Itoa(a.Checkpoints), a.Head,
-						memory, strconv.FormatUint(a.Crashes, 10), strconv.Itoa(a.Connections), a.Path,
+						memory, strconv.FormatUint(a.Crashes, 10), strconv.Itoa(a.Connections), a.Path, spare,
 					})
 				}
 				return printTable(cmd.OutOrStdout(),
-					[]string{"APP", "STATE", "TRANSACTIONS", "CHECKPOINTS", "HEAD", "MEMORY", "CRASHES", "CONNECTIONS", "PATH"}, rows)
+					[]string{"APP", "STATE", "TRANSACTIONS", "CHECKPOINTS", "HEAD", "MEMORY", "CRASHES", "CONNECTIONS", "PATH", "SPARE"}, rows)
 			})
 		},
 	}

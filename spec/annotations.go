@@ -27,6 +27,7 @@ const (
 	KeyCheckpoint   = Prefix + "checkpoint"    // LegalCheckpoint; default manual
 	KeyHistory      = Prefix + "history"       // LegalHistory; default 16
 	KeyHistoryBytes = Prefix + "history-bytes" // LegalHistoryBytes; default 0
+	KeySpares       = Prefix + "spares"        // LegalSpares; default 1
 	KeyOnCrash      = Prefix + "on-crash"      // LegalCrash; default restore
 	KeyCrashReply   = Prefix + "crash-reply"   // LegalCrashReply; default empty: reset the connection
 	KeyConcurrency  = Prefix + "concurrency"   // LegalConcurrency; default strict
@@ -51,6 +52,7 @@ var setters = map[string]func(*Service, string) error{
 	KeyCheckpoint:   func(s *Service, v string) (err error) { s.Checkpoint, err = ParseCheckpointPolicy(v); return },
 	KeyHistory:      func(s *Service, v string) (err error) { s.History, err = ParseHistory(v); return },
 	KeyHistoryBytes: func(s *Service, v string) (err error) { s.HistoryBytes, err = ParseBytes(v); return },
+	KeySpares:       func(s *Service, v string) (err error) { s.Spares, err = ParseSpares(v); return },
 	KeyOnCrash:      func(s *Service, v string) (err error) { s.OnCrash, err = ParseCrashPolicy(v); return },
 	KeyCrashReply:   func(s *Service, v string) (err error) { s.CrashReply, err = ParseCrashReply(v); return },
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
@@ -77,6 +79,7 @@ func Default() *Service {
 		AppKey:      AppKeyUID,
 		Checkpoint:  CheckpointPolicy{Mode: CheckpointManual},
 		History:     16,
+		Spares:      1,
 		OnCrash:     CrashPolicy{Mode: CrashRestore},
 		Concurrency: Strict,
 		Path:        PathAuto,
@@ -165,6 +168,7 @@ func (s *Service) Annotations() map[string]string {
 		KeyAppKey:      string(s.AppKey),
 		KeyCheckpoint:  s.Checkpoint.String(),
 		KeyHistory:     strconv.Itoa(s.History),
+		KeySpares:      strconv.Itoa(s.Spares),
 		KeyOnCrash:     s.OnCrash.String(),
 		KeyConcurrency: string(s.Concurrency),
 		KeyPath:        string(cmp.Or(s.Path, PathAuto)),

@@ -71,6 +71,8 @@ func TestBadAnnotations(t *testing.T) {
 		{"history-bytes=1X", `dev.corsa.history-bytes="1X"`},
 		{"history-bytes=-1", `dev.corsa.history-bytes="-1"`},
 		{"history-bytes=9999999999T", `63 bits`},
+		{"spares=-1", `dev.corsa.spares="-1"; a number, 0 to 64`},
+		{"spares=65", `dev.corsa.spares="65"; 0 to 64`},
 		{"on-crash=retry", `dev.corsa.on-crash="retry"; needs a number`},
 		{"on-crash=retry=-1", `dev.corsa.on-crash`},
 		{"on-crash=reboot", `dev.corsa.on-crash="reboot"; restore, retry=N`},
@@ -228,6 +230,7 @@ func randomSocket(r *rand.Rand) *spec.Service {
 	s.OnCrash = []spec.CrashPolicy{{Mode: spec.CrashRestore}, {Mode: spec.CrashStop}, {Mode: spec.CrashRetry, Retries: 1 + r.IntN(9)}}[r.IntN(3)]
 	s.History = 1 + r.IntN(1000)
 	s.HistoryBytes = r.Int64N(3) * r.Int64()
+	s.Spares = r.IntN(3) * r.IntN(spec.MaxSpares/2)
 	reply := make([]byte, r.IntN(6))
 	for i := range reply {
 		reply[i] = byte(r.IntN(256))

@@ -83,6 +83,7 @@ type Service struct {
 	Checkpoint   CheckpointPolicy
 	History      int   // checkpoints kept per app; at least 1
 	HistoryBytes int64 // unique bytes kept by one app's checkpoints; 0 means no limit
+	Spares       int   // instances kept ready for new apps; 0: none, nor for checkpoints
 	OnCrash      CrashPolicy
 	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
 	Concurrency  Concurrency

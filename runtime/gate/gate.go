@@ -42,6 +42,15 @@ type EarlyMonitor interface {
 	CheckpointEarly(ctx context.Context, app instance.App, trigger string, conns engine.Conns, resume func()) error
 }
 
+// PromptMonitor is implemented by a Monitor that may have an instance ready. Its methods are called on the thread that moves
+// bytes and never wait. Without ok nothing has been done, and the method of Monitor has to be called.
+type PromptMonitor interface {
+	// PromptInstance is Monitor.Instance for an app without an instance.
+	PromptInstance(app instance.App) (in engine.Instance, ok bool)
+	// PromptCrashed is Monitor.Crashed.
+	PromptCrashed(app instance.App, exit engine.Exit, open []engine.ConnID) (rep Replacement, ok bool, err error)
+}
+
 // Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in
 // Plumbed did not exist in the state it was branched from; the gate dials them anew.
 type Replacement struct {
@@ -70,6 +79,12 @@ type Gate interface {
 	Hold(ctx context.Context, app instance.App, fn func(context.Context, Held) (Replacement, error)) error
 	// Stats returns counters of every app that the gate has seen, sorted by app.
 	Stats() []AppStats
+}
+
+// TransactionCounter is implemented by a Gate that need not go through all apps to know one app's counter.
+type TransactionCounter interface {
+	// Transactions is AppStats.Transactions of app; 0 if the gate has not seen it.
+	Transactions(app instance.App) uint64
 }
 
 // AppStats are counters since the gate began to serve.

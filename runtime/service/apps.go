@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,16 +57,8 @@ func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instan
 			return nil, err
 		}
 	}
-	rep, from, err := m.branchNewest(ctx, h, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.ledger.branched(app, from, rep.Instance.Handle()); err != nil {
-		return nil, errors.Join(err, ignoreGone(rep.Instance.Kill()))
-	}
-	h.inst = rep.Instance
-	m.event(Event{Type: EventInstance, App: app, Checkpoint: string(from), Detail: fmt.Sprintf("pid %d", h.inst.PID())})
-	return h.inst, nil
+	m.spares.await(h)
+	return m.firstInstance(ctx, h)
 }
 
 // dropInstance ends h's instance and strikes it off the ledger.
@@ -96,7 +90,7 @@ func (m *Monitor) branchNewest(ctx context.Context, h *holding, old engine.Insta
 		m.event(Event{Type: EventLost, App: h.app, Checkpoint: string(id)})
 		if img := h.images[id]; img != nil {
 			delete(h.images, id)
-			err = ignoreGone(img.Discard())
+			err = ignoreGone(img.end())
 		} else {
 			err = nil
 		}
@@ -148,7 +142,14 @@ func (m *Monitor) branch(ctx context.Context, h *holding, id instance.ID, keep [
 		keep = nil
 	}
 	start := time.Now()
+	if x := m.spares.take(h, id); x != nil {
+		m.metrics.branched(reason, time.Since(start))
+		return x.give(keep), nil
+	}
 	in, plumbed, err := m.eng.Branch(ctx, img.Image, keep)
+	if err != nil && !errors.Is(err, engine.ErrGone) && m.spares.yield() {
+		in, plumbed, err = m.eng.Branch(ctx, img.Image, keep)
+	}
 	if err != nil {
 		return gate.Replacement{}, fmt.Errorf("app %s: branch from %s: %w", h.app, id, err)
 	}
@@ -198,7 +199,17 @@ func (m *Monitor) snapshot(ctx context.Context, in engine.Instance, conns engine
 // instance may have been resumed long before.
 func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, conns engine.Conns, resume func()) (CheckpointView, error) {
 	transactions := m.transactions(h) // while none is under way
-	taken, err := m.snapshot(ctx, h.inst, conns, resume)
+	resumed := false
+	goOn := func() {
+		resumed = true
+		if resume != nil {
+			resume()
+		}
+	}
+	taken, err := m.snapshot(ctx, h.inst, conns, goOn)
+	if err != nil && !resumed && !errors.Is(err, engine.ErrGone) && !errors.Is(err, engine.ErrRefused) && m.spares.yield() {
+		taken, err = m.snapshot(ctx, h.inst, conns, goOn)
+	}
 	if err != nil {
 		return CheckpointView{}, fmt.Errorf("app %s: %w", h.app, err)
 	}
@@ -209,7 +220,8 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	if err != nil {
 		return CheckpointView{}, errors.Join(err, ignoreGone(img.Discard()))
 	}
-	h.images[id] = &heldImage{Image: img}
+	h.images[id] = &heldImage{Image: img, conns: slices.Collect(maps.Values(conns))}
+	m.spares.want(h)
 	m.metrics.tookCheckpoint(trigger, timing)
 	m.event(Event{Type: EventCheckpoint, App: h.app, Checkpoint: string(id), Detail: trigger})
 	m.discard(h, surplus)
@@ -231,7 +243,7 @@ func (m *Monitor) discard(h *holding, ids []instance.ID) {
 			continue
 		}
 		delete(h.images, id)
-		if err := ignoreGone(img.Discard()); err != nil {
+		if err := ignoreGone(img.end()); err != nil {
 			m.log.WithField("app", string(h.app)).WithField("checkpoint", string(id)).WithError(err).Error("cannot free a discarded checkpoint")
 		}
 		m.metrics.discards.Inc()
@@ -244,6 +256,13 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 	h := m.holding(app)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	m.spares.await(h)
+	return m.replace(ctx, h, exit, open)
+}
+
+// replace counts a crash of h's instance and returns what takes its place. h.mu is held.
+func (m *Monitor) replace(ctx context.Context, h *holding, exit engine.Exit, open []engine.ConnID) (gate.Replacement, error) {
+	app := h.app
 	m.metrics.crashes.WithLabelValues(string(app)).Inc()
 	m.event(Event{Type: EventCrash, App: app, Detail: describeExit(exit)})
 	former := h.inst
@@ -252,7 +271,7 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 		if former == nil {
 			return
 		}
-		if err := ignoreGone(former.Kill()); err != nil {
+		if err := m.spares.retire(former); err != nil {
 			m.log.WithField("app", string(app)).WithError(err).Error("cannot clear away the crashed instance")
 		}
 		former = nil
@@ -268,12 +287,7 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 	if err := m.ledger.crashed(app, exit, m.transactions(h)); err != nil {
 		return gate.Replacement{}, err
 	}
-	switch err := m.ledger.refusal(app); {
-	case errors.Is(err, gate.ErrQuarantined):
-		m.event(Event{Type: EventQuarantined, App: app})
-		return gate.Replacement{}, err
-	case err != nil:
-		m.event(Event{Type: EventStopped, App: app})
+	if err := m.refused(h, m.ledger.refusal(app)); err != nil {
 		return gate.Replacement{}, err
 	}
 	rep, from, err := m.branchNewest(ctx, h, former, open)
@@ -285,13 +299,17 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 		return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 	}
 	h.inst, h.given = rep.Instance, true
-	m.event(Event{Type: EventReplaced, App: app, Checkpoint: string(from), Detail: fmt.Sprintf("pid %d, %d connections", rep.Instance.PID(), len(rep.Plumbed))})
+	m.spares.want(h)
+	m.replacedEvent(h, from, rep)
 	return rep, nil
 }
 
 // transactions is how many requests of h's app have been answered, ever.
 func (m *Monitor) transactions(h *holding) uint64 {
 	n := h.prior
+	if c, ok := m.gate.(gate.TransactionCounter); ok {
+		return n + c.Transactions(h.app)
+	}
 	for _, s := range m.gate.Stats() {
 		if s.App == h.app {
 			n += s.Transactions

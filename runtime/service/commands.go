@@ -56,6 +56,7 @@ func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (vie
 	}
 	start := time.Now()
 	err = m.held(ctx, app, func(ctx context.Context, h *holding, held gate.Held) (gate.Replacement, error) {
+		m.spares.await(h)
 		id, err := m.ledger.lookup(app, to)
 		if err != nil {
 			return gate.Replacement{}, err
@@ -72,8 +73,9 @@ func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (vie
 			return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 		}
 		h.inst = rep.Instance
+		m.spares.want(h)
 		if old != nil && old != rep.Instance {
-			if err := ignoreGone(old.Kill()); err != nil {
+			if err := m.spares.retire(old); err != nil {
 				m.log.WithField("app", string(app)).WithError(err).Error("cannot end the instance that was rolled back")
 			}
 		}
@@ -179,6 +181,7 @@ func (m *Monitor) view() ServiceView {
 	v := ServiceView{
 		ID: m.ref.ID, Annotations: m.svc.Annotations(), Engine: m.rec.Engine, PID: m.rec.PID, Monitor: os.Getpid(),
 		Supervisor: os.Getppid(), Created: m.rec.Created, Since: m.since, Recovered: m.recovered, Apps: len(m.ledger.apps()),
+		Spares: m.spares.count(),
 	}
 	if mem, err := m.eng.Base().Memory(); err == nil {
 		v.Base = viewMemory(mem)
@@ -209,7 +212,7 @@ func (m *Monitor) viewApps() []AppView {
 		}
 		h := m.find(a.App)
 		h.mu.Lock()
-		v.Transactions = h.prior + s.Transactions
+		v.Transactions, v.Spare = h.prior+s.Transactions, m.spares.has(h, a.Head)
 		switch {
 		case a.State == instance.Quarantined:
 			v.State = "quarantined"

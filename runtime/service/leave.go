@@ -22,6 +22,7 @@ func (m *Monitor) Left(_ context.Context, app instance.App) error {
 // takeLeave ends h's instance and discards what nobody has tagged. h.mu is held.
 func (m *Monitor) takeLeave(h *holding) error {
 	h.given, h.left = false, true
+	m.spares.drop(h)
 	var err error
 	if h.inst != nil {
 		err = ignoreGone(h.inst.Kill())
@@ -50,7 +51,7 @@ func (m *Monitor) free(h *holding, ids []instance.ID) error {
 	for _, id := range ids {
 		if img := h.images[id]; img != nil {
 			delete(h.images, id)
-			errs = append(errs, ignoreGone(img.Discard()))
+			errs = append(errs, ignoreGone(img.end()))
 		}
 	}
 	return errors.Join(errs...)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/instance"
@@ -27,8 +29,9 @@ const (
 // ledger is the model of the service, kept in step with its journal: when a method returns without an error, what it
 // changed is on disk. Its methods may be called from any goroutine.
 type ledger struct {
-	path    string
-	stopped bool // policy on-crash=stop
+	path     string
+	stopped  bool // policy on-crash=stop
+	inMemory bool // no disk has to be waited for
 
 	mu    sync.Mutex
 	model *instance.Model
@@ -55,7 +58,7 @@ func createLedger(path string, svc *spec.Service, seed string, base json.RawMess
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	l := &ledger{path: path, model: model, file: f, stopped: svc.OnCrash.Mode == spec.CrashStop}
+	l := &ledger{path: path, model: model, file: f, inMemory: inMemory(f), stopped: svc.OnCrash.Mode == spec.CrashStop}
 	if err := errors.Join(l.write(first, second), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -76,7 +79,15 @@ func openLedger(path string, svc *spec.Service) (*ledger, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	return &ledger{path: path, model: model, file: f, size: done.Size, stopped: svc.OnCrash.Mode == spec.CrashStop}, nil
+	return &ledger{
+		path: path, model: model, file: f, inMemory: inMemory(f), size: done.Size, stopped: svc.OnCrash.Mode == spec.CrashStop,
+	}, nil
+}
+
+// inMemory reports whether the file is on a file system without a disk, as below /run.
+func inMemory(f *os.File) bool {
+	var s unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &s) == nil && (s.Type == unix.TMPFS_MAGIC || s.Type == unix.RAMFS_MAGIC)
 }
 
 func (l *ledger) close() error {
@@ -211,8 +222,12 @@ func (l *ledger) checkpointed(app instance.App, c instance.Captured, tag string,
 // crashed records that app's instance died by itself. If that makes a crash loop, the app is quarantined.
 func (l *ledger) crashed(app instance.App, exit engine.Exit, transactions uint64) error {
 	return l.commit(func(now time.Time) ([]instance.Record, error) {
-		return l.model.Crash(now, app, instance.Crash{Time: now, Signal: exit.Signal, Code: max(exit.Code, 0), Transactions: transactions})
+		return l.model.Crash(now, app, crashOf(now, exit, transactions))
 	}, nil)
+}
+
+func crashOf(now time.Time, exit engine.Exit, transactions uint64) instance.Crash {
+	return instance.Crash{Time: now, Signal: exit.Signal, Code: max(exit.Code, 0), Transactions: transactions}
 }
 
 // measured notes sizes of a checkpoint that have become known: how many pages differ from its parent's, and what is not
@@ -285,13 +300,18 @@ func (l *ledger) apps() []instance.Instance {
 // refusal is why app is not served, nil if it is.
 func (l *ledger) refusal(app instance.App) error {
 	a, err := l.app(app)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil // a new one
+	}
+	return l.refuses(&a)
+}
+
+func (l *ledger) refuses(a *instance.Instance) error {
+	switch {
 	case a.State == instance.Quarantined:
-		return fmt.Errorf("app %s: %w: %s; restore it to serve it again", app, gate.ErrQuarantined, a.Reason)
-	case l.isStopped(&a):
-		return fmt.Errorf("app %s: %w; restore it to serve it again", app, gate.ErrStopped)
+		return fmt.Errorf("app %s: %w: %s; restore it to serve it again", a.App, gate.ErrQuarantined, a.Reason)
+	case l.isStopped(a):
+		return fmt.Errorf("app %s: %w; restore it to serve it again", a.App, gate.ErrStopped)
 	}
 	return nil
 }

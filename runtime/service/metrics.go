@@ -73,6 +73,8 @@ var (
 	descConnections  = describeApp("connections", "Open connections of the app.")
 	descHistory      = describeApp("history_checkpoints", "Checkpoints kept for the app.")
 	descMemory       = prometheus.NewDesc("corsa_instance_memory_bytes", "Memory of the app's instance: unique or shared; and files: disk space of its private files.", []string{"app", "kind"}, nil)
+	descSpares       = prometheus.NewDesc("corsa_spares", "Instances ready for new apps (base) and for apps' crashes and restores (apps).", []string{"of"}, nil)
+	descSparesTaken  = prometheus.NewDesc("corsa_spares_taken_total", "Instances that were ready when they were needed.", nil, nil)
 	descInstances    = prometheus.NewDesc("corsa_instances", "Apps by the state of their instance.", []string{"state"}, nil)
 )
 
@@ -106,6 +108,7 @@ func (c *appCollector) collectBinder(ch chan<- prometheus.Metric) {
 func (c *appCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descTransactions, descSwitches, descBytesIn, descBytesOut, descWaiting, descConnections, descHistory, descMemory, descInstances,
+		descSpares, descSparesTaken,
 		descBinderTransactions, descBinderSwitches, descBinderFailures, descBinderWaiting, descBinderInProgress,
 	} {
 		ch <- d
@@ -139,6 +142,10 @@ func (c *appCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		states[a.State]++
 	}
+	spares := c.m.spares.count()
+	ch <- prometheus.MustNewConstMetric(descSpares, prometheus.GaugeValue, float64(spares.Base), "base")
+	ch <- prometheus.MustNewConstMetric(descSpares, prometheus.GaugeValue, float64(spares.Apps), "apps")
+	ch <- prometheus.MustNewConstMetric(descSparesTaken, prometheus.CounterValue, float64(spares.Taken))
 	c.collectBinder(ch)
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(descInstances, prometheus.GaugeValue, float64(n), state)

@@ -42,6 +42,7 @@ type Monitor struct {
 	bus          *bus
 	metrics      *metrics
 	output       *printed
+	spares       *spares // nil: none are kept
 	recovered    bool
 	since        time.Time
 
@@ -59,6 +60,8 @@ type holding struct {
 	mu     sync.Mutex
 	inst   engine.Instance // nil without one
 	images map[instance.ID]*heldImage
+	spare  *spare        // what takes the instance's place if it dies; nil: there is none
+	making chan struct{} // closed when the spare that is being made is there; nil: none is
 	// given says that the gate has the instance: what is done with it has to be done in Gate.Hold.
 	given bool
 	left  bool   // the app has ended; only tagged checkpoints are left
@@ -70,8 +73,20 @@ type heldImage struct {
 	engine.Image
 	// foreign says that it was taken under an earlier monitor. Connection numbers in it mean nothing to this gate.
 	foreign bool
+	conns   []engine.ConnID // connections in it
+	// pinned says that a spare is being made of it, dropped that it is to be discarded as soon as it is not.
+	pinned, dropped bool
 	// comparedWith is the parent against which its dirty pages were counted; "" before that.
 	comparedWith instance.ID
+}
+
+// end discards the checkpoint, or has that done by who makes a spare of it. The holding's lock is held.
+func (img *heldImage) end() error {
+	if img.pinned {
+		img.dropped = true
+		return nil
+	}
+	return img.Discard()
 }
 
 // RunOptions are those of Run.
@@ -182,6 +197,7 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	case err := <-gateDone:
 		return m.abandon(errors.Join(fmt.Errorf("gate: %w", err), control.Close()))
 	}
+	m.startSpares(func() bool { return hasRoom(m.rec.PID) })
 	go func() { controlDone <- m.serveControl(ctx, control) }()
 	m.event(Event{Type: EventReady, Detail: map[bool]string{true: "took over", false: "adopted"}[m.recovered]})
 	m.log.WithField("recovered", m.recovered).Info("serving")
@@ -241,7 +257,7 @@ func (m *Monitor) abandon(err error) error {
 
 // destroy ends all instances, all checkpoints, the adopted process and what is left in the sandbox.
 func (m *Monitor) destroy() error {
-	var errs []error
+	errs := []error{m.spares.close()}
 	m.mu.Lock()
 	all := m.holdings
 	m.holdings = map[instance.App]*holding{}
@@ -252,8 +268,12 @@ func (m *Monitor) destroy() error {
 			errs = append(errs, ignoreGone(h.inst.Kill()))
 			h.inst = nil
 		}
+		if h.spare != nil {
+			errs = append(errs, h.spare.end())
+			h.spare = nil
+		}
 		for id, img := range h.images {
-			errs = append(errs, ignoreGone(img.Discard()))
+			errs = append(errs, ignoreGone(img.end()))
 			delete(h.images, id)
 		}
 		h.mu.Unlock()
@@ -305,6 +325,9 @@ func (m *Monitor) requestStop() { m.stopOnce.Do(func() { close(m.stopping) }) }
 
 func (m *Monitor) event(e Event) {
 	m.bus.publish(e)
+	if !m.log.Logger.IsLevelEnabled(logrus.DebugLevel) {
+		return // some events are on their way to an app that waits
+	}
 	entry := m.log.WithField("event", e.Type)
 	if e.App != "" {
 		entry = entry.WithField("app", string(e.App))

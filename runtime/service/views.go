@@ -20,6 +20,14 @@ type ServiceView struct {
 	Recovered   bool              `json:"recovered"`
 	Apps        int               `json:"apps"`
 	Base        *MemoryView       `json:"base"`
+	Spares      SparesView        `json:"spares"`
+}
+
+// SparesView counts the instances that are ready for what may come: an app's crash or restore, and a new app.
+type SparesView struct {
+	Base  int    `json:"base"`  // for new apps
+	Apps  int    `json:"apps"`  // apps that have one of the checkpoint that they are at
+	Taken uint64 `json:"taken"` // since the monitor began
 }
 
 // MemoryView is in bytes; see engine.Memory.
@@ -58,6 +66,7 @@ type AppView struct {
 	Checkpoints    int         `json:"checkpoints"`
 	Head           string      `json:"head"` // the state that its instance began from: a checkpoint, or base
 	Crashes        uint64      `json:"crashes"`
+	Spare          bool        `json:"spare"`            // a crash, or a restore to Head, takes an instance that is ready
 	Memory         *MemoryView `json:"memory,omitempty"` // of the instance; absent without one
 }
 

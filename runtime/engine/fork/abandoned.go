@@ -43,8 +43,11 @@ func releaseAbandoned(pid int) error {
 	return nil
 }
 
-// Sweep implements engine.Sweeper: it ends forks of this service that a dead engine had made and nobody knows of.
-func (s *service) Sweep() error {
+// Sweep implements engine.Sweeper.
+func (s *service) Sweep() error { return errors.Join(s.sweepProcesses(), s.sweepSockets()) }
+
+// sweepProcesses ends forks of this service that a dead engine had made and nobody knows of.
+func (s *service) sweepProcesses() error {
 	known := map[int]bool{os.Getpid(): true, s.process.PID: true, s.base.a.PID: true}
 	s.liveMu.Lock()
 	for e := range s.live {
@@ -77,6 +80,35 @@ func (s *service) Sweep() error {
 		}
 	}
 	return errors.Join(errs, s.files.sweep())
+}
+
+// sweepSockets removes the listening sockets in Target.Dir but those of instances that are known.
+func (s *service) sweepSockets() error {
+	known := map[string]bool{}
+	s.liveMu.Lock()
+	for e := range s.live {
+		if in, ok := e.(*instance); ok {
+			for _, l := range in.listeners {
+				known[l.Address] = true
+			}
+		}
+	}
+	s.liveMu.Unlock()
+	entries, err := os.ReadDir(s.target.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has been removed, or there is none
+	}
+	errs := err
+	for _, e := range entries {
+		path := filepath.Join(s.target.Dir, e.Name())
+		if e.Type()&os.ModeSocket == 0 || known[path] {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = errors.Join(errs, err)
+		}
+	}
+	return errs
 }
 
 // related reports whether the process is a fork of this service: it has the same program and the same arena.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,8 @@ type anchor struct {
 	side  int  // which control page and agent context are its own
 	own   *ctl // for commands
 	next  *ctl // the other page, prepared for the next fork; nil if it is not
+
+	guarded sync.Mutex // see service.guard
 
 	limits []byte // text of its /proc/PID/limits; nil if that is not known
 }

@@ -3,6 +3,7 @@ package fork
 import (
 	"encoding/json"
 	"errors"
+	"sync"
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fdplan"
@@ -19,6 +20,7 @@ type image struct {
 	filesInUse
 	signals *signals
 	base    bool
+	forks   sync.Mutex // branches of one image may overlap, but not its forks
 }
 
 type imageHandle struct {

@@ -45,7 +45,7 @@ func (id identity) verify() error {
 
 // statFields returns the fields of /proc/PID/stat from the third, the state, on.
 func statFields(pid int) ([]string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/stat", pid), nil)
 	if err != nil {
 		return nil, gone(pid, err)
 	}

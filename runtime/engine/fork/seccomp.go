@@ -34,8 +34,8 @@ func (s *service) guard(a *anchor, fn func() error) error {
 	if !s.seccomp {
 		return fn()
 	}
-	s.guardMu.Lock() // a task has one tracer
-	defer s.guardMu.Unlock()
+	a.guarded.Lock() // a task has one tracer
+	defer a.guarded.Unlock()
 	g := &guard{stop: make(chan struct{}), done: make(chan error, 1), ready: make(chan error, 1)}
 	go g.run(a.PID)
 	if err := <-g.ready; err != nil {

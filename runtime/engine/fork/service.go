@@ -31,13 +31,10 @@ type service struct {
 	page    *ctl    // its control page
 	base    *image
 	sameIDs bool
-	seccomp bool       // the service has a filter
-	guardMu sync.Mutex // see guard
+	seccomp bool // the service has a filter
 	net     netns
 	files   *privateFiles
 	seq     atomic.Uint64
-
-	mu sync.Mutex // serialises forks of images: branches of one image may overlap
 
 	liveMu sync.Mutex
 	live   map[ender]struct{} // instances and images that Destroy has to end
@@ -186,9 +183,9 @@ func (s *service) Branch(ctx context.Context, img engine.Image, keep []engine.Co
 // branch returns what it made also when it fails, for the caller to end.
 func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*instance, []engine.Plumbed, error) {
 	mounts := s.files.prepare(m.files)
-	s.mu.Lock()
+	m.forks.Lock()
 	a, err := m.a.fork(ctx, s.files.unshare(unshareMappings(m.shared)))
-	s.mu.Unlock()
+	m.forks.Unlock()
 	own, e := mounts.await()
 	defer closeAll(own.mounts)
 	if err != nil {
@@ -347,7 +344,7 @@ func (s *service) Destroy() error {
 		err = errors.Join(err, e.endNow())
 	}
 	if s.base != nil {
-		err = errors.Join(err, s.Sweep(), s.base.a.end())
+		err = errors.Join(err, s.sweepProcesses(), s.base.a.end())
 	}
 	err = errors.Join(err, s.process.end(), s.files.destroy())
 	return errors.Join(err, s.Close())

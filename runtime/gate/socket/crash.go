@@ -31,20 +31,27 @@ func (g *Gate) crashed(a *app) {
 	g.occupy(a)
 	open := a.present()
 	a.due, a.undialed, a.fresh, a.dirty = "", nil, nil, nil
+	replaced := func(rep gate.Replacement, err error) {
+		if err == nil && rep.Instance == nil {
+			err = errors.New("the monitor gave no instance in place of the crashed one")
+		}
+		if err != nil {
+			g.fail(a, err)
+			return
+		}
+		a.inst = nil
+		g.replace(a, rep, true)
+		g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
+	}
+	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
+		if rep, ok, err := p.PromptCrashed(a.key, exit, open); ok {
+			g.post(func() { replaced(rep, err) })
+			return
+		}
+	}
 	g.background(func(ctx context.Context) func() {
 		rep, err := g.cfg.Monitor.Crashed(ctx, a.key, exit, open)
-		return func() {
-			if err == nil && rep.Instance == nil {
-				err = errors.New("the monitor gave no instance in place of the crashed one")
-			}
-			if err != nil {
-				g.fail(a, err)
-				return
-			}
-			g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
-			a.inst = nil
-			g.replace(a, rep, true)
-		}
+		return func() { replaced(rep, err) }
 	})
 }
 

@@ -208,6 +208,17 @@ func (g *Gate) Stats() []gate.AppStats {
 	return all
 }
 
+// Transactions implements gate.TransactionCounter.
+func (g *Gate) Transactions(key instance.App) uint64 {
+	g.statsMu.Lock()
+	c := g.stats[key]
+	g.statsMu.Unlock()
+	if c == nil {
+		return 0
+	}
+	return c.transactions.Load()
+}
+
 // post has the loop call f. It returns false, and f is never called, if the gate is closed.
 func (g *Gate) post(f func()) bool {
 	g.mu.Lock()

@@ -39,6 +39,12 @@ func (g *Gate) background(job func(ctx context.Context) func()) {
 // load asks the monitor for a's instance.
 func (g *Gate) load(a *app) {
 	g.occupy(a)
+	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
+		if in, ok := p.PromptInstance(a.key); ok {
+			g.post(func() { g.employ(a, in) })
+			return
+		}
+	}
 	g.background(func(ctx context.Context) func() {
 		in, err := g.cfg.Monitor.Instance(ctx, a.key)
 		return func() {
