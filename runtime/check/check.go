@@ -29,7 +29,7 @@ type Options struct {
 	Listeners []engine.Address
 	// Broker is the path, as the caller sees it, of the Binder device that a gate manages: it may be open. "": none may.
 	Broker string
-	// Deep also reads smaps, for MADV_DONTFORK, MADV_WIPEONFORK and device memory. It walks the page tables:
+	// Deep also reads smaps, for MADV_WIPEONFORK, locked and device memory. It walks the page tables:
 	// about 1 ms for every 50 MiB of resident memory in small pages. Without it such regions go unnoticed.
 	Deep bool
 	// Engine is the engine that is to virtualise the process: EngineFork, which is meant by "", or EngineKmod, which
@@ -214,7 +214,7 @@ func (in *inspection) alwaysNote() {
 	in.note("random numbers", "a random generator seeded in user space goes on identically in every instance, "+
 		"unless its state is in a MADV_WIPEONFORK region")
 	if !in.opts.Deep {
-		in.note("memory advice", "MADV_DONTFORK and device memory were not looked for")
+		in.note("memory advice", "device memory was not looked for")
 	}
 }
 

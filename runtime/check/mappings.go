@@ -171,12 +171,14 @@ func (in *inspection) checkFlags(m *mapping, flags string) {
 	for flag := range strings.FieldsSeq(flags) {
 		switch flag {
 		case "dc":
-			if in.inPlace() {
-				continue // the kernel module copies it all the same
-			}
-			in.refuse(m, "MADV_DONTFORK keeps it out of every copy of the process", "let the service not use MADV_DONTFORK")
+			continue // the kernel module copies it all the same, and the fork engine asks the kernel to
 		case "lo":
-			in.refuse(m, "it is locked in memory (mlock), which a copy is not", "start the service without mlock (memcached: without -k)")
+			if !in.inPlace() {
+				in.note(m.object(), "it is locked in memory (mlock); an instance's pages are locked when they come in")
+				continue
+			}
+			in.refuse(m, "it is locked in memory (mlock), which a copy is not",
+				"use the fork engine, or start the service without mlock (memcached: without -k)")
 		case "ht":
 			in.refuse(m, hugetlbReason, hugetlbWayOut)
 		case "um", "uw", "ui":

@@ -44,6 +44,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"contract/dirty":            s.dirtyPages,
 		"contract/adopt":            s.adoptErrors,
 		"contract/reachable":        s.reachable,
+		"objects/advice":            s.advice,
 		"objects/inotify":           s.inotify,
 		"death/adopting":            s.deathAdopting,
 		"death/serving":             s.deathServing("blocked"),

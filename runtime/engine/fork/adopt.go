@@ -37,6 +37,8 @@ type adoption struct {
 	files   *privateFiles
 	use     filesInUse
 	signals *signals
+	advice  *advice
+	future  bool // mlockall(MCL_FUTURE)
 	seccomp bool
 }
 
@@ -124,12 +126,10 @@ func (ad *adoption) enter() error {
 	if err != nil {
 		return err
 	}
-	at, err := b.call(unix.SYS_MMAP, 0, arenaSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uint64(0), 0)
-	if err != nil {
-		return fmt.Errorf("arena: %w", err)
+	if err := ad.reserve(b); err != nil {
+		return err
 	}
-	ad.arena = arena(at)
+	at := ad.arena
 	if _, err := b.call(unix.SYS_MADVISE, uint64(at), arenaSize, unix.MADV_NOHUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("arena: %w", err)
 	}
@@ -153,6 +153,39 @@ func (ad *adoption) enter() error {
 		t: ad.tracee, arena: ad.arena, side: 0, used: make([]bool, maxThreads), limit: provisional, seccomp: ad.seccomp,
 	}
 	return ad.parker.park()
+}
+
+// reserve maps the arena. If what the service maps is locked at once (mlockall with MCL_FUTURE), the arena is not to be.
+func (ad *adoption) reserve(b *bootstrap) error {
+	before, err := lockedBytes(ad.t.PID)
+	if err != nil {
+		return err
+	}
+	at, err := b.call(unix.SYS_MMAP, 0, arenaSize, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uint64(0), 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return &engine.Refusal{PID: ad.t.PID, Blockers: []engine.Blocker{{
+			Object: fmt.Sprintf("memory of process %d", ad.t.PID),
+			Reason: "all that it maps is locked in memory (mlockall with MCL_FUTURE), and RLIMIT_MEMLOCK leaves no room for the engine's",
+			WayOut: "raise its RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=), leave it CAP_IPC_LOCK, or start it without mlockall",
+		}}}
+	}
+	if err != nil {
+		return fmt.Errorf("arena: %w", err)
+	}
+	ad.arena = arena(at)
+	after, err := lockedBytes(ad.t.PID)
+	if err != nil {
+		return err
+	}
+	if ad.future = after > before; ad.future {
+		if _, err := b.call(unix.SYS_MUNLOCK, uint64(at), arenaSize); err != nil {
+			return fmt.Errorf("arena: %w", err)
+		}
+	}
+	if _, err := b.call(unix.SYS_MPROTECT, uint64(at), arenaSize, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return fmt.Errorf("arena: %w", err)
+	}
+	return nil
 }
 
 func (ad *adoption) leader() *thread {
@@ -219,8 +252,14 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if ad.shared, err = sharedAnonymous(ad.t.PID, ad.arena); err != nil {
 		return nil, err
 	}
+	if ad.advice, err = readAdvice(ad.t.PID, ad.arena, ad.future); err != nil {
+		return nil, err
+	}
 	// The service itself plays the anchor for this one fork: its parked leader runs the batch.
 	t := &anchor{process: process{identity{PID: ad.t.PID}, ad.pidfd}, arena: ad.arena, side: 0}
+	if ad.advice != nil {
+		t.apart = ad.advice.DontFork
+	}
 	b, child, pidfdAt := t.forkEntries(0, unshareMappings(ad.shared), true)
 	if err := t.loadChild(child, 1); err != nil {
 		return nil, err

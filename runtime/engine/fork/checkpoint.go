@@ -69,6 +69,7 @@ type checkpoint struct {
 
 	captured []threadState // threads, and what is pending for each
 	signals  *signals
+	mapped   uint64 // bytes of the instance's address space
 
 	img    *image
 	handle json.RawMessage
@@ -92,6 +93,9 @@ func (c *checkpoint) still(ctx context.Context) (err error) {
 		return err
 	}
 	if err := in.parker.awaitParked(time.Now().Add(opPatience)); err != nil {
+		return err
+	}
+	if err := in.refreshAdvice(); err != nil {
 		return err
 	}
 	for fits := false; !fits; {
@@ -197,6 +201,9 @@ func (c *checkpoint) read() error {
 	c.open = r.open
 	c.threads = in.threadStates()
 	c.captured = slices.Clone(c.threads)
+	if c.mapped, err = mappedWhileForking(in.leader.PID); err != nil {
+		return err
+	}
 	if c.signals, err = in.readSignals(c.captured); err != nil {
 		return err
 	}
@@ -216,11 +223,15 @@ func (c *checkpoint) complete(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := c.checkAdvice(c.mapped); err != nil {
+		return errors.Join(err, c.x.discard())
+	}
 	if err := c.x.limit(ctx, c.limits); err != nil {
 		return errors.Join(err, c.x.discard())
 	}
 	c.img = &image{
 		s: c.s, a: c.x, plan: c.plan, threads: c.captured, shared: c.shared, files: c.files, filesInUse: c.use, signals: c.signals,
+		advice: in.advice,
 	}
 	c.handle = in.handleWith(c.threads)
 	if freely() {

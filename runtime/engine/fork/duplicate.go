@@ -69,8 +69,11 @@ func (d *duplication) await(ctx context.Context) error {
 	if e := a.own.await(ctx, d.cmd, a.alive); e != nil {
 		return fmt.Errorf("fork: %w", errors.Join(e, err))
 	}
-	if e := a.check(d.parent); e != nil {
-		return fmt.Errorf("fork: %w", e)
+	if e := a.check(d.parent); e != nil { // what comes behind the clone was not done
+		b := a.batch()
+		a.apartAs(b, unix.MADV_DONTFORK)
+		_, err := a.exec(ctx, b)
+		return fmt.Errorf("fork: %w", errors.Join(e, err))
 	}
 	a.next = nil // it is the child's now
 	if err == nil {
@@ -151,11 +154,11 @@ func (d *duplication) anchor(ctx context.Context) (*anchor, error) {
 	return c, nil
 }
 
-// openChild opens the process that the clone of batch b, its first call, has made. page is its control
+// openChild opens the process that the clone of batch b has made. page is its control
 // page: a process that has got the pid of a child that died does not have it.
 func (a *anchor) openChild(b *batch, page *ctl) (int, error) {
 	enc := make([]byte, entrySize)
-	if err := readMem(a.PID, b.at, enc); err != nil {
+	if err := readMem(a.PID, b.at+uint64(b.cloned()-1)*entrySize, enc); err != nil {
 		return -1, gone(a.PID, err)
 	}
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", a.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -217,12 +220,14 @@ func (a *anchor) forkEntries(side int, first forkBatch, byFD bool) (parent, chil
 		pidfdAt = parent.reserve(8, 8)
 		args.flags, args.pidfd = args.flags|unix.CLONE_PIDFD, pidfdAt
 	}
+	a.apartAs(parent, unix.MADV_DOFORK)
 	parent.clone(args, a.arena.agent(1-side))
+	a.apartAs(parent, unix.MADV_DONTFORK)
 	// The child's page is the child's alone: what the service writes over by mistake must not concern a checkpoint.
 	parent.call(unix.SYS_MMAP, a.arena.ctl(1-side), pageSize, unix.PROT_NONE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE, -1, 0)
 	// The child's batch lies behind the parent's, in the same memory until the fork.
-	child = &batch{at: parent.at + 8*entrySize, dataAt: parent.dataAt + 4096}
+	child = &batch{at: parent.at + uint64(len(parent.entries)+6)*entrySize, dataAt: parent.dataAt + 4096}
 	child.call(unix.SYS_MMAP, a.arena.ctl(side), pageSize, unix.PROT_NONE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE, -1, 0)
 	if first != nil {
@@ -231,10 +236,27 @@ func (a *anchor) forkEntries(side int, first forkBatch, byFD bool) (parent, chil
 	return parent, child, pidfdAt
 }
 
+// apartAs marks the regions that forks leave out. They may be gone.
+func (a *anchor) apartAs(b *batch, how int) {
+	for _, s := range a.apart {
+		b.try(unix.SYS_MADVISE, s.Start, s.End-s.Start, how)
+	}
+}
+
+// cloned is the first entry that clones.
+func (b *batch) cloned() ref {
+	for i := range b.entries {
+		if b.entries[i].kind == entryClone {
+			return ref(i + 1)
+		}
+	}
+	panic("fork: a batch without a clone")
+}
+
 // loadChild writes the child's batch and its whole context, before the fork.
 func (a *anchor) loadChild(child *batch, side int) error {
 	enc := child.encode()
-	if len(enc) > batchSize-8*entrySize || len(child.data) > dataSize-4096 {
+	if child.at+uint64(len(enc)) > uint64(a.arena)+offData || len(child.data) > dataSize-4096 {
 		return fmt.Errorf("batch of %d system calls is too large", len(child.entries))
 	}
 	head := make([]byte, ctxSize)

@@ -19,6 +19,7 @@ type image struct {
 	files   tree
 	filesInUse
 	signals *signals
+	advice  *advice // for instances
 	base    bool
 	forks   sync.Mutex // branches of one image may overlap, but not its forks
 }
@@ -32,6 +33,7 @@ type imageHandle struct {
 	Maps    []fileMapping `json:"maps,omitempty"`
 	CWD     *fdplan.Place `json:"cwd,omitempty"`
 	Signals *signals      `json:"signals,omitempty"`
+	Advice  *advice       `json:"advice,omitempty"`
 }
 
 // Memory implements engine.Image.
@@ -43,7 +45,7 @@ func (m *image) Memory() (engine.Memory, error) {
 
 // Handle implements engine.Image.
 func (m *image) Handle() json.RawMessage {
-	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.maps, m.cwd, m.signals})
+	return mustJSON(imageHandle{m.a.handle(), m.plan, m.threads, m.shared, m.files, m.maps, m.cwd, m.signals, m.advice})
 }
 
 var errBase = errors.New("the base cannot be discarded: every instance begins there")

@@ -31,6 +31,10 @@ type instance struct {
 	binder    *planFD // the Binder device; nil: it has none open
 	token     engine.BrokerToken
 
+	advice      *advice
+	adviceStale bool   // it may have changed
+	locked      uint64 // bytes, when advice was read
+
 	tracee *tracee
 	parker parker
 	active atomic.Bool
@@ -328,6 +332,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if err := in.publishBinder(ctx); err != nil {
 		return nil, err
 	}
+	in.adviceStale = true // what was known of it is not in the handle
 	s.track(in)
 	in.active.Store(true)
 	if in.a.own.running() {

@@ -101,7 +101,7 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 	}
 	s.page = ad.pages[0]
 	s.base = &image{
-		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, filesInUse: ad.use, signals: ad.signals,
+		s: s, a: x, plan: ad.plan, threads: ad.threads, shared: ad.shared, files: written, filesInUse: ad.use, signals: ad.signals, advice: ad.advice,
 		base: true,
 	}
 	if s.sameIDs, err = canKeepIDs(t.PID); err != nil {
@@ -191,7 +191,7 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 	if err != nil {
 		return nil, nil, errors.Join(err, e, s.files.remove(own.files))
 	}
-	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared, files: own.files}
+	in := &instance{s: s, a: a, name: fmt.Sprintf("%d-%d", a.PID, s.seq.Add(1)), shared: m.shared, files: own.files, advice: m.advice}
 	if err = e; err == nil {
 		err = s.files.attach(a.PID, own.mounts, !m.base)
 	}
@@ -212,6 +212,9 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 	in.listeners = r.listenerList(len(s.target.Listeners))
 	if err == nil {
 		err = in.enter(ctx, m)
+	}
+	if err == nil {
+		err = in.a.advise(ctx, m.advice)
 	}
 	if err == nil {
 		err = in.start(ctx, m)
@@ -304,7 +307,7 @@ func (s *service) OpenImage(_ context.Context, handle json.RawMessage) (engine.I
 	}
 	img := &image{
 		s: s, a: a, plan: h.Plan, threads: h.Threads, shared: h.Shared, files: h.Files, filesInUse: filesInUse{h.CWD, h.Maps},
-		signals: h.Signals,
+		signals: h.Signals, advice: h.Advice,
 	}
 	s.files.know(h.Files)
 	s.track(img)

@@ -1,6 +1,5 @@
 //: doc locked memory, which a plain fork would unlock
 //: object locked memory (mlock)
-//: engine fork refused mapping: it is locked in memory
 //: engine kmod refused mapping: it is locked in memory
 #include "svc.h"
 #include "region.h"
