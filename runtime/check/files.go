@@ -39,6 +39,8 @@ func (in *inspection) checkFile(f *openFile) {
 		f.Kind = "memfd"
 		in.block(f.object(strings.TrimPrefix(path, "/")), "a memfd is common to all instances, and a restore would not undo writes to it",
 			"run the service without memfd, or let it use private anonymous memory")
+	case deleted && f.stat.Nlink == 0 && in.isPrivate(path):
+		f.Private = true // its contents are copied
 	case deleted && f.stat.Nlink == 0:
 		in.block(f.object(f.Target), "the file was deleted; it has no name by which an instance could have its own",
 			"let the service keep its temporary files under a name, or hold them in memory")

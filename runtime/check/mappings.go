@@ -110,7 +110,7 @@ func (in *inspection) checkSharedFile(m *mapping, path string) {
 	switch {
 	case in.isShared(path) && path == m.path:
 		in.note(m.object(), "declared shared: all instances see each other's writes, and no restore undoes them")
-	case in.isPrivate(path) && path == m.path: // an instance maps a file of its own
+	case in.isPrivate(path): // an instance maps a file of its own
 	case in.openedReadOnly(m): // like glibc's gconv cache: the process could not write through it
 	default:
 		in.refuse(m, "it is a shared file mapping: instances would see each other's writes, and a restore would not undo them",

@@ -35,6 +35,7 @@ type Maker struct {
 	Name   string   // of the instance, unique in Dir
 	Net    *Netns
 	Roots  []int                  // the instance's private directories, open, in the order of Target.Private
+	Saved  string                 // directory to which Plan.Save has copied files without a name
 	Binder string                 // path, here, of the Binder device of the plan
 	Keep   map[engine.ConnID]bool // connections to plumb again
 
@@ -43,6 +44,7 @@ type Maker struct {
 	// Plumbed are the gate's ends of the connections in Keep. They are the caller's once Run has succeeded.
 	Plumbed   []engine.Plumbed
 	Listeners map[int]Listener // by index into Target.Listeners
+	revived   map[string]int   // files without a name, by FD.Saved
 	ours      []int
 }
 

@@ -57,6 +57,7 @@ type FD struct {
 	Buffers  [2]int        `json:"buffers,omitzero"`   // Pair: bytes to send and to receive, as getsockopt gives them
 	Shutdown int           `json:"shutdown,omitempty"` // Pair: 1 it reads no more, 2 it writes no more, or both
 	Pos      int64         `json:"pos,omitempty"`
+	Saved    string        `json:"saved,omitempty"`    // OwnFile: where, below Maker.Saved, a file lies that has no name any more
 	Locks    []Lock        `json:"locks,omitempty"`    // OwnFile
 	Place    *Place        `json:"place,omitempty"`    // OwnFile
 	Count    uint64        `json:"count,omitempty"`    // eventfd

@@ -3,10 +3,13 @@ package fdplan
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine/upper"
 )
 
 // Private are the private directories of the process whose descriptors are captured.
@@ -92,16 +95,92 @@ func (c *Capturer) private(fd int, link string, place Place, st *unix.Stat_t) er
 		return nil
 	}
 	_, _, err = c.Private.Locate(link, st)
-	if errors.Is(err, ErrUnnamed) {
-		c.block(fd, link, "it was deleted or replaced while it is open, so that an instance could not open it anew",
+	switch {
+	case err == nil:
+	case !errors.Is(err, ErrUnnamed):
+		return err
+	case st.Nlink > 0:
+		c.block(fd, link, "the name under which it was opened is gone and it has others, which an instance could not tell",
 			"let the service close it before it is adopted or a checkpoint is taken")
 		return nil
-	}
-	if err != nil {
-		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG || p.Flags&unix.O_PATH != 0:
+		c.block(fd, link, "it was removed while it is open, so that an instance could not open it anew",
+			"let the service close it before it is adopted or a checkpoint is taken")
+		return nil
+	default:
+		place.Path = "."
+		p.Saved = fmt.Sprintf("%d-%d", place.Dir, st.Ino)
 	}
 	c.plan.FDs = append(c.plan.FDs, p)
 	return nil
+}
+
+// Save copies the contents of open files that have no name any more to a directory, of which Maker.Saved is to be told. The
+// process does not run.
+func (p *Plan) Save(pid int, dir string) error {
+	done := map[string]bool{}
+	for i := range p.FDs {
+		f := &p.FDs[i]
+		if f.Saved == "" || done[f.Saved] {
+			continue
+		}
+		done[f.Saved] = true
+		if err := save(fmt.Sprintf("/proc/%d/fd/%d", pid, f.FD), filepath.Join(dir, f.Saved)); err != nil {
+			return fmt.Errorf("fd %d of process %d, a deleted file: save its contents: %w", f.FD, pid, gone(pid, err))
+		}
+	}
+	return nil
+}
+
+func save(from, to string) error {
+	src, err := unix.Open(from, unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(src)
+	dst, err := unix.Open(to, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dst)
+	return duplicate(src, dst)
+}
+
+// duplicate makes an empty file the same as another.
+func duplicate(src, dst int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(src, &st); err != nil {
+		return err
+	}
+	var buf []byte
+	if err := upper.Contents(src, dst, st.Size, &buf); err != nil {
+		return err
+	}
+	return upper.Attributes(self(src), self(dst), &st)
+}
+
+func self(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
+// unnamed makes the file anew that has no name, once for all descriptors of it.
+func (m *Maker) unnamed(p *FD) (int, error) {
+	if fd, ok := m.revived[p.Saved]; ok {
+		return fd, nil
+	}
+	src, err := unix.Open(filepath.Join(m.Saved, p.Saved), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(src)
+	fd, err := unix.Openat(m.Roots[p.Place.Dir], ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, fmt.Errorf("make a file without a name: %w", err)
+	}
+	m.ours = append(m.ours, fd)
+	if m.revived == nil {
+		m.revived = map[string]int{}
+	}
+	m.revived[p.Saved] = fd
+	return fd, duplicate(src, fd)
 }
 
 // reopenFlags are those of an open file that open(2) takes again.
@@ -114,7 +193,7 @@ func (m *Maker) private(p *FD) error {
 	if p.Flags&unix.O_PATH != 0 {
 		flags = unix.O_PATH | unix.O_NOFOLLOW | p.Flags&unix.O_DIRECTORY
 	}
-	fd, err := openBelow(m.Roots[p.Place.Dir], p.Place.Path, flags)
+	fd, err := m.openOwn(p, flags)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", p.Place.Path, err)
 	}
@@ -125,4 +204,15 @@ func (m *Maker) private(p *FD) error {
 		return err
 	}
 	return m.lock(p, fd)
+}
+
+func (m *Maker) openOwn(p *FD, flags int) (int, error) {
+	if p.Saved == "" {
+		return openBelow(m.Roots[p.Place.Dir], p.Place.Path, flags)
+	}
+	file, err := m.unnamed(p)
+	if err != nil {
+		return -1, err
+	}
+	return unix.Open(self(file), flags&^unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }

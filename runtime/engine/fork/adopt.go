@@ -35,6 +35,7 @@ type adoption struct {
 	threads []threadState
 	shared  []mapping
 	files   *privateFiles
+	written tree // the base's
 	use     filesInUse
 	signals *signals
 	advice  *advice
@@ -248,6 +249,9 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	}
 	if ad.plan, ad.use, err = cap.runWith(ad.files, ad.t.PID); err != nil {
 		return nil, err
+	}
+	if err := ad.files.save(ad.written, ad.t.PID, ad.plan); err != nil {
+		return nil, fmt.Errorf("private files: %w", err)
 	}
 	if ad.shared, err = sharedAnonymous(ad.t.PID, ad.arena); err != nil {
 		return nil, err

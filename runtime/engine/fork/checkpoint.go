@@ -84,7 +84,10 @@ func (c *checkpoint) still(ctx context.Context) (err error) {
 	files := c.s.files.capture(in.files)
 	defer func() {
 		var e error
-		if c.files, e = files.await(); e != nil && err == nil {
+		if c.files, e = files.await(); e == nil && err == nil {
+			e = c.s.files.save(c.files, in.leader.PID, c.plan)
+		}
+		if e != nil && err == nil {
 			e = errors.Join(e, c.giveUp(ctx))
 		}
 		err = errors.Join(err, e)

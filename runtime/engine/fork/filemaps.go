@@ -28,7 +28,7 @@ type fileMapping struct {
 }
 
 // fileMappings lists the shared mappings of private files. One of a file that has lost its name is refused.
-func fileMappings(pid int, view *fdplan.Private) ([]fileMapping, error) {
+func fileMappings(pid int, view *fdplan.Private, plan *plan) ([]fileMapping, error) {
 	maps, err := sharedFiles(pid)
 	if err != nil {
 		return nil, err
@@ -44,23 +44,31 @@ func fileMappings(pid int, view *fdplan.Private) ([]fileMapping, error) {
 		if err := unix.Stat(link, &st); err != nil {
 			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
 		}
+		var mode unix.Stat_t // of the link itself: how the file was opened
+		if err := unix.Lstat(link, &mode); err != nil {
+			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
+		}
+		m.Inode, m.Write = st.Ino, mode.Mode&0o200 != 0
 		place, _, err := view.Locate(m.path, &st)
+		if errors.Is(err, fdplan.ErrUnnamed) {
+			place.Path = "." // as that of an open file without a name
+			m.Place = place
+			if _, ok := plan.mapper(&m.fileMapping); ok {
+				err = nil
+			}
+		}
 		if errors.Is(err, fdplan.ErrUnnamed) {
 			blockers = append(blockers, engine.Blocker{
 				Object: fmt.Sprintf("mapping %x-%x (%s)", m.Start, m.End, m.path),
 				Reason: "the file was deleted or replaced while it is mapped, so that an instance could not map its own",
-				WayOut: "let the service unmap it before it is adopted or a checkpoint is taken",
+				WayOut: "let the service unmap it before it is adopted or a checkpoint is taken, or keep it open",
 			})
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		var mode unix.Stat_t // of the link itself: how the file was opened
-		if err := unix.Lstat(link, &mode); err != nil {
-			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
-		}
-		m.Place, m.Inode, m.Write = place, st.Ino, mode.Mode&0o200 != 0
+		m.Place = place
 		out = append(out, m.fileMapping)
 	}
 	if len(blockers) > 0 {

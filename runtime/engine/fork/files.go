@@ -14,7 +14,7 @@ import (
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fdplan"
-	"corsa.dev/corsa/runtime/engine/fork/upper"
+	"corsa.dev/corsa/runtime/engine/upper"
 )
 
 // privateFiles are the private directories of a service. In an instance each is an overlay over the directory as the

@@ -220,6 +220,11 @@ func TestPrivateRefusals(t *testing.T) {
 	e.must("None", "[os.mkdir(D + '/x'), os.chdir(D + '/x'), os.rmdir(D + '/x')][2]")
 	e.refusesCheckpoint("working directory")
 	e.must("None", "os.chdir('/')")
+	e.must("None", "[f := open(D + '/a', 'w'), os.link(D + '/a', D + '/b'), os.unlink(D + '/a')][2]")
+	e.refusesCheckpoint("it has others")
+	e.must("5", "[f.close(), (f := open(D + '/b', 'r+')).write('short'), f.flush(), m := mmap.mmap(f.fileno(), 5), f.close(), os.unlink(D + '/b')] and len(m)")
+	e.refusesCheckpoint("mapping")
+	e.must("None", "m.close()")
 	if err := e.checkpointImage().Discard(); err != nil {
 		t.Error(err)
 	}
@@ -242,6 +247,8 @@ fcntl.fcntl(ofd, 37, arg(fcntl.F_WRLCK, 500, 0))
 m = os.open(at('mm'), os.O_RDWR); mm = mmap.mmap(m, 6000); os.close(m)
 m2 = mmap.mmap(rw, 1900, offset=4096)
 
+gone = os.open(at('gone'), os.O_RDWR | os.O_CREAT, 0o640); os.write(gone, b'gone' * 3000); gone2 = os.open(at('gone'), os.O_RDONLY); os.unlink(at('gone'))
+mg = mmap.mmap(gone, 8000); anonymous = os.open(D, os.O_TMPFILE | os.O_RDWR)
 probe = os.open(at('lk'), os.O_RDWR)
 def taken(kind, start):
     try: fcntl.fcntl(probe, 37, arg(kind, start, 1)); fcntl.fcntl(probe, 37, arg(fcntl.F_UNLCK, start, 1)); return False
@@ -261,12 +268,16 @@ def uses():
     assert mm[:] == open(at('mm'), 'rb').read() and m2[:1000] == os.pread(rw, 1000, 4096)
     assert [taken(fcntl.F_RDLCK, 105), taken(fcntl.F_WRLCK, 302), taken(fcntl.F_RDLCK, 302), taken(fcntl.F_RDLCK, 510), taken(fcntl.F_WRLCK, 50)] == [True, True, False, True, False], 'locks'
     assert [flocked(fcntl.LOCK_EX), flocked(fcntl.LOCK_SH)] == [True, False], 'flock'
+    a, b = os.fstat(gone), os.fstat(gone2)
+    assert (a.st_ino, a.st_nlink, a.st_mode & 0o777, b.st_ino) == (b.st_ino, 0, 0o640, a.st_ino), 'gone'
+    assert os.pread(gone2, 8000, 0) == mg[:]
     return [[f, os.lseek(f, 0, 1) if f != path else 0, fcntl.fcntl(f, fcntl.F_GETFL), fcntl.fcntl(f, fcntl.F_GETFD)]
-        for f in (rw, twin, apart, ap, ro, wo, path, folder, far)], hashlib.sha256(mm[:] + m2[:]).hexdigest(), tree()
+        for f in (rw, twin, apart, ap, ro, wo, path, folder, far, gone, gone2, anonymous)], os.pread(gone2, 20000, 0), os.pread(anonymous, 100, 0), hashlib.sha256(mm[:] + m2[:]).hexdigest(), tree()
 
 def use(n):
     os.lseek(twin, n, 0); os.lseek(apart, 2 * n, 0); os.lseek(ro, 3 * n, 0)
     os.write(rw, b'<%d>' % n); os.write(ap, b'[%d]' % n); os.write(wo, b'{%d}' % n); os.pwrite(far, b'(%d)' % n, n)
+    os.write(gone, b'/%d/' % n); os.write(anonymous, b'%d' % n); mg[n % 8000] = n % 256
     mm[n % 5000] = n % 256; m2[n % 1900] = n % 256; os.rename(at('ap'), at('ap')); open('deep', 'ab').write(b'%d' % n)
     return uses()
 `

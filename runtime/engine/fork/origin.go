@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"corsa.dev/corsa/runtime/engine/fork/upper"
+	"corsa.dev/corsa/runtime/engine/upper"
 )
 
 // A program may compare the inode number of a file with the one that it has noted (sqlite does, before it writes). Files of the

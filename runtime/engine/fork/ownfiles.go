@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +64,25 @@ func (p *privateFiles) capture(of tree) *pending[tree] {
 	return begin(p != nil, func() (tree, error) { return p.copy(of, true) })
 }
 
+// saved is where the contents of a tree's files without a name are.
+func (p *privateFiles) saved(t tree) string {
+	if p == nil {
+		return ""
+	}
+	return filepath.Join(p.dir, t.Name, "unnamed")
+}
+
+// save adds to an image's tree what the process, which does not run, has open and without a name.
+func (p *privateFiles) save(t tree, pid int, plan *plan) error {
+	if p == nil || !slices.ContainsFunc(plan.FDs, func(f planFD) bool { return f.Saved != "" }) {
+		return nil
+	}
+	if err := os.Mkdir(p.saved(t), 0o700); err != nil {
+		return err
+	}
+	return plan.Save(pid, p.saved(t))
+}
+
 // unshare makes the child of a fork enter a mount namespace of its own before anything else.
 func (p *privateFiles) unshare(first forkBatch) forkBatch {
 	if p == nil {
@@ -95,7 +115,7 @@ func (c *capturer) runWith(files *privateFiles, pid int) (*plan, filesInUse, err
 	if use.cwd, err = workingDirectory(c.pid, view); err != nil {
 		return nil, use, err
 	}
-	use.maps, err = fileMappings(c.pid, view)
+	use.maps, err = fileMappings(c.pid, view, p)
 	return p, use, err
 }
 

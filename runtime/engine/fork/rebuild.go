@@ -27,6 +27,7 @@ type rebuild struct {
 	net    *netns
 	keep   map[engine.ConnID]bool
 	roots  []int  // the instance's private directories
+	saved  string // where the image's private files without a name are
 	device string // path of the Binder device; "": none
 
 	fds       map[int]int // descriptor of the plan -> the engine's new one
@@ -37,7 +38,7 @@ type rebuild struct {
 func (r *rebuild) run(ctx context.Context) error {
 	m := fdplan.Maker{
 		Plan: &r.plan.Plan, Source: r.source.PID, Dir: r.dir, Dirs: r.dirs, Name: r.name, Net: &r.net.Netns, Keep: r.keep,
-		Binder: r.device, Roots: r.roots,
+		Binder: r.device, Roots: r.roots, Saved: r.saved,
 	}
 	defer m.Close()
 	err := m.Run()

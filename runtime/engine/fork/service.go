@@ -93,7 +93,7 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 		p.close()
 		return nil, err
 	}
-	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp, files: s.files}
+	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp, files: s.files, written: written}
 	x, err := ad.run(ctx)
 	if err != nil {
 		p.close()
@@ -200,7 +200,7 @@ func (s *service) branch(ctx context.Context, m *image, keep []engine.ConnID) (*
 	}
 	r := &rebuild{
 		a: a, plan: m.plan, source: m.a.process, dir: s.target.Dir, dirs: s.target.Dirs, name: in.name, net: &s.net,
-		keep: map[engine.ConnID]bool{}, roots: own.mounts,
+		keep: map[engine.ConnID]bool{}, roots: own.mounts, saved: s.files.saved(m.files),
 	}
 	if s.target.Broker != nil {
 		r.device, in.binder = s.target.Broker.Device, m.plan.binder()
