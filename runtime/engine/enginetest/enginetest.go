@@ -14,6 +14,7 @@
 //	//: park any       one of its threads never waits, so that it is parked at any instruction
 //	//: listen KIND,…  its listeners, unix or tcp; one unix listener if left out
 //	//: declare N      declare the first N listeners only
+//	//: private NAME   it has a private directory, NAME in the one that it starts in
 //	//: refuse WORD: REASON    Adopt has to refuse it; a blocker's object contains WORD, and its reason REASON
 //	//: engine NAME refused WORD: REASON    this engine has to, whatever others do
 //	//: engine NAME private: REMARK         this engine carries it, whatever others do

@@ -48,6 +48,12 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 	if err := os.Link(s.build.binary(t, p), binary); err != nil {
 		t.Fatal(err)
 	}
+	if p.private != "" {
+		needOverlay(t)
+		if err := os.Mkdir(filepath.Join(dir, p.private), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	pr := &process{program: p, binary: binary, dir: dir, stderr: new(messages), waited: make(chan struct{})}
 	args := make([]string, 0, len(p.listen))
 	for i, kind := range p.listen {
@@ -102,6 +108,19 @@ func (s *suite) start(t *testing.T, p program, l launch) *process {
 	}
 	pr.settle(t)
 	return pr
+}
+
+// needOverlay skips a test on a kernel that has no overlay file system.
+func needOverlay(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOSYS) {
+		t.Skipf("this machine lacks overlay file systems (fsopen): %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
 }
 
 func freePort(t *testing.T) string {

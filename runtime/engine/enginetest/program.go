@@ -25,6 +25,7 @@ type program struct {
 	listen   []string // "unix" or "tcp"
 	declared int      // how many of them are declared to the engine
 	parkAny  bool
+	private  string // its private directory, in the one that it starts in; "": it has none
 
 	object    string                 // its row in the report
 	otherwise expectation            // of engines that engines does not name
@@ -117,6 +118,8 @@ func (p *program) directives(text string) error {
 			if err := p.engine(value); err != nil {
 				return err
 			}
+		case key == "private" && value != "":
+			p.private = value
 		case key == "declare":
 			n, err := strconv.Atoi(value)
 			if err != nil {

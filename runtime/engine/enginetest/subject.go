@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,12 +49,21 @@ func (pr *process) target(t *testing.T) engine.Target {
 	log := logrus.New()
 	log.SetLevel(logrus.DebugLevel)
 	log.SetOutput(testWriter(t))
-	return engine.Target{
+	target := engine.Target{
 		PID:       pr.pid(),
 		Listeners: pr.addrs[:pr.program.declared],
 		Dir:       pr.engineDir(t),
 		Log:       logrus.NewEntry(log),
 	}
+	if pr.program.private != "" {
+		target.Private, target.Files = []string{filepath.Join(pr.dir, pr.program.private)}, pr.engineDir(t)
+		t.Cleanup(func() { // the service has been destroyed by then
+			if left, err := os.ReadDir(target.Files); err != nil || len(left) > 0 {
+				t.Errorf("left of private files: %v, %v", left, err)
+			}
+		})
+	}
+	return target
 }
 
 // adopt starts p, changes it a little so that the base is not the initial state, and hands it to a new engine.
