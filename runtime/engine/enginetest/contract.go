@@ -49,6 +49,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"death/adopting":            s.deathAdopting,
 		"death/serving":             s.deathServing("blocked"),
 		"death/serving-pool":        s.deathServing("pool"),
+		"death/serving-files":       s.deathServing("private-append"),
 	}
 	for how, want := range crashes {
 		all["crash/"+how] = s.crash(how, want)
@@ -148,6 +149,7 @@ func (s *suite) handles(t *testing.T) {
 
 	target := sub.process.target(t)
 	target.Dir = sub.dir
+	sub.process.program.declare(t, &target)
 	state := sub.service.Handle()
 	if err := sub.service.Close(); err != nil {
 		t.Fatalf("close: %v", err)

@@ -218,6 +218,7 @@ func (s *suite) takeOver(t *testing.T, pr *process, o order, state []byte) {
 	t.Helper()
 	target := pr.target(t)
 	target.Dir = o.Dir
+	pr.program.declare(t, &target)
 	e := s.newEngine(t)
 	service, err := e.Recover(context.Background(), target, state)
 	if err != nil {
@@ -236,13 +237,19 @@ func (s *suite) takeOver(t *testing.T, pr *process, o order, state []byte) {
 // deathServing kills one engine after the other while it branches, swaps and checkpoints instances of one service.
 // The next one takes over from the journal, checks everything and goes on.
 func (s *suite) deathServing(name string) func(t *testing.T) {
-	return func(t *testing.T) { s.serveToDeath(t, name) }
+	return func(t *testing.T) {
+		p := mustProgram(t, "state", name)
+		if e := p.expect(s.engine); e.fate == refused {
+			t.Skipf("the engine refuses %s", p.object)
+		}
+		s.serveToDeath(t, p)
+	}
 }
 
-func (s *suite) serveToDeath(t *testing.T, name string) {
-	sub := s.adopt(t, mustProgram(t, "state", name), launch{})
+func (s *suite) serveToDeath(t *testing.T, p program) {
+	sub := s.adopt(t, p, launch{})
 	o := order{
-		Program: name, PID: sub.process.pid(), Listeners: sub.process.addrs, Dir: sub.dir,
+		Program: p.name, PID: sub.process.pid(), Listeners: sub.process.addrs, Dir: sub.dir,
 		State: sub.service.Handle(), Book: book{Next: 1, Records: make(map[int]*record)},
 	}
 	if err := sub.service.Close(); err != nil {
@@ -280,6 +287,7 @@ func (s *suite) serveToDeath(t *testing.T, name string) {
 	}
 	target := sub.process.target(t)
 	target.Dir = sub.dir
+	sub.process.program.declare(t, &target)
 	service, err := s.newEngine(t).Recover(context.Background(), target, o.State)
 	if err != nil {
 		t.Fatalf("recover: %v", err)

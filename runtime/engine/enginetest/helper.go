@@ -44,6 +44,7 @@ func runHelper(t *testing.T, newEngine func(t *testing.T) engine.Engine) {
 	log := logrus.New()
 	log.SetOutput(testWriter(t))
 	target := engine.Target{PID: o.PID, Listeners: o.Listeners, Dir: o.Dir, Log: logrus.NewEntry(log)}
+	mustProgram(t, "state", o.Program).declare(t, &target)
 	e := newEngine(t)
 	h.write(entry{Op: opBegin})
 	var service engine.Service

@@ -3,7 +3,9 @@ package enginetest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,15 +57,26 @@ func (pr *process) target(t *testing.T) engine.Target {
 		Dir:       pr.engineDir(t),
 		Log:       logrus.NewEntry(log),
 	}
-	if pr.program.private != "" {
-		target.Private, target.Files = []string{filepath.Join(pr.dir, pr.program.private)}, pr.engineDir(t)
-		t.Cleanup(func() { // the service has been destroyed by then
-			if left, err := os.ReadDir(target.Files); err != nil || len(left) > 0 {
-				t.Errorf("left of private files: %v, %v", left, err)
-			}
-		})
-	}
+	pr.program.declare(t, &target)
+	t.Cleanup(func() { // the service has been destroyed by then
+		if left, err := os.ReadDir(target.Files); target.Files != "" && (err != nil || len(left) > 0) {
+			t.Errorf("left of private files: %v, %v", left, err)
+		}
+	})
 	return target
+}
+
+// declare declares p's private directory, if it has one: beside its first socket. The engine's directory is known.
+func (p program) declare(t *testing.T, target *engine.Target) {
+	t.Helper()
+	if p.private == "" {
+		return
+	}
+	target.Private = []string{filepath.Join(filepath.Dir(target.Listeners[0].Address), p.private)}
+	target.Files = filepath.Join(target.Dir, "files")
+	if err := os.Mkdir(target.Files, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
 }
 
 // adopt starts p, changes it a little so that the base is not the initial state, and hands it to a new engine.
