@@ -38,6 +38,7 @@ type instance struct {
 	tracee *tracee
 	parker parker
 	active atomic.Bool
+	due    int64 // when the first wait of a dormant instance has to time out, of monotonic; 0: none has to
 }
 
 // start spawns the threads, parked.
@@ -98,10 +99,15 @@ func (in *instance) PIDFD() int { return in.leader.pidfd }
 // Dormant implements engine.Instance.
 func (in *instance) Dormant() bool { return !in.active.Load() }
 
-// Activate implements engine.Instance: one store and one FUTEX_WAKE.
+// Activate implements engine.Instance: one store and one FUTEX_WAKE, unless a wait has to time out.
 func (in *instance) Activate() error {
 	if in.active.Load() {
 		return nil
+	}
+	if in.due != 0 {
+		if now := monotonic(); now >= in.due {
+			in.tracee.expire(in.a.arena, now)
+		}
 	}
 	in.active.Store(true)
 	in.a.own.setRun(runGo)
@@ -128,6 +134,7 @@ func (in *instance) park(limit time.Duration, stop func(*tracee, time.Duration) 
 		in.a.own.setRun(runGo)
 		return err
 	}
+	in.due = in.tracee.due()
 	in.active.Store(false)
 	return nil
 }
@@ -146,6 +153,7 @@ func (in *instance) parkRest() error {
 		in.tracee.release()
 		return err
 	}
+	in.due = in.tracee.due()
 	return nil
 }
 

@@ -116,7 +116,11 @@ func (p *parker) head(th *thread, b []byte) int {
 
 // frame fills b from slotFrame on with the signal frame and returns where it ends.
 func (p *parker) frame(th *thread, b []byte) (int, error) {
-	putUcontext(b[slotFrame:], &th.regs, th.mask, p.arena.slot(th.state.Slot)+slotXstate)
+	r := th.regs
+	if th.timed.deadline != 0 {
+		r.Eflags |= stillWaits
+	}
+	putUcontext(b[slotFrame:], &r, th.mask, p.arena.slot(th.state.Slot)+slotXstate)
 	n, err := getXstate(th.tid, b[slotXstate:])
 	if err != nil {
 		return 0, fmt.Errorf("thread %d: extended state: %w", th.tid, gone(th.tid, err))

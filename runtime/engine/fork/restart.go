@@ -88,7 +88,7 @@ func hasResult(r *regs) bool {
 
 // rewind makes the thread repeat a system call that the stop broke off, so that the service never sees EINTR
 // for it. The caller has made sure that no real signal is pending, whose handler the EINTR would belong to.
-// A relative timeout starts anew, except select's, which the kernel has counted down.
+// A relative timeout starts anew, except select's and ppoll's, which the kernel has counted down; see timedWait.
 func rewind(r *regs) {
 	if interrupted(r) {
 		r.Rax = r.Orig_rax

@@ -102,6 +102,7 @@ func (t *tracee) toBoundary(limit time.Duration, deadline time.Time) error {
 			}
 		}
 		th.walked = true
+		t.noteWait(th)
 		rewind(&th.regs)
 	}
 	return nil
@@ -147,7 +148,7 @@ func (t *tracee) seize(th *thread) error {
 	if err != nil {
 		return fmt.Errorf("thread %d of process %d: seize: %w", th.tid, t.pid, err)
 	}
-	th.held, th.awaited, th.walked, th.redirected = true, false, false, false
+	th.held, th.awaited, th.walked, th.redirected, th.putOff = true, false, false, false, false
 	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("thread %d of process %d: interrupt: %w", th.tid, t.pid, err)
 	}

@@ -24,6 +24,8 @@ type thread struct {
 	redirected bool // its registers are the stub's
 	noted      bool // it had a signal pending when it parked, or the process an interval timer
 	place      place
+	putOff     bool      // it is stopped before a call that it was about to make
+	timed      timedWait // what it goes on with
 
 	sleep  sleepWait // what it was last seen asleep in
 	sleeps bool      // it was when it was last looked at

@@ -40,6 +40,7 @@ func (t *tracee) putOff(th *thread) error {
 	th.regs.Rax = th.regs.Orig_rax
 	th.regs.Rip -= 2
 	th.regs.Orig_rax = ^uint64(0)
+	th.putOff = true
 	if err := setRegs(th.tid, &th.regs); err != nil {
 		return gone(t.pid, err)
 	}
