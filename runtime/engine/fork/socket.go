@@ -163,7 +163,7 @@ func (in *instance) AcceptedSockets() ([]engine.Socket, error) {
 		if _, err := unix.Getpeername(fd); err != nil {
 			return
 		}
-		s.Listener = slices.IndexFunc(in.listeners, func(l listener) bool { return l.Network == "unix" && l.Address == s.Local })
+		s.Listener = slices.IndexFunc(in.listeners, func(l listener) bool { return l.Network == "unix" && l.BoundTo() == s.Local })
 		out = append(out, s)
 	})
 	return out, err

@@ -32,12 +32,14 @@ type programSpare struct {
 	Uid   uint32
 	Way   struct {
 		Lock uint32
+		Used uint32
 		To   [4]programName
 	}
 }
 
 type programWay struct {
 	Lock struct{ Val uint32 }
+	Used uint32
 	To   [4]programName
 }
 

@@ -86,12 +86,18 @@ func one(t *testing.T) (r *Router, public string, dir string) {
 
 // TestSpellings: only the public name as it is spelled is recognised; everything else means what it always did.
 func TestSpellings(t *testing.T) {
-	_, public, dir := one(t)
+	r, public, dir := one(t)
 	if err := os.Symlink(public, dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
 	client{UID: 1001, Dir: dir, Names: []string{"public", "./public", dir + "//public", dir + "/link", dir + "/../" + filepath.Base(dir) + "/public"}}.reaches(t, "public")
+	if n, err := r.Used(1001); n != 0 || err != nil {
+		t.Errorf("used %d times, %v", n, err)
+	}
 	client{UID: 1001, Padded: true, Names: []string{public}}.reaches(t, "own")
+	if n, err := r.Used(1001); n != 1 || err != nil {
+		t.Errorf("used %d times, %v", n, err)
+	}
 	long := dir + "/" + strings.Repeat("x", 107-len(dir)-1)
 	serve(t, "unix", long, "long")
 	client{UID: 1001, Names: []string{long}}.reaches(t, "long")

@@ -45,7 +45,7 @@ type Router struct {
 	objects  *programObjects
 	link     link.Link
 	settings *programSettings
-	spares   *[MaxSpares]spareSlot
+	spares   *[MaxSpares]programSpare
 	maps     [][]byte // what settings and spares lie in
 
 	reader *ringbuf.Reader
@@ -57,11 +57,8 @@ type Router struct {
 	closed   bool
 }
 
-// spareSlot is an element of an array in the kernel, where each begins at a multiple of 8 bytes.
-type spareSlot struct {
-	programSpare
-	_ [(8 - unsafe.Sizeof(programSpare{})%8) % 8]byte
-}
+// Elements of an array in the kernel begin at multiples of 8 bytes.
+const _ = -(unsafe.Sizeof(programSpare{}) % 8)
 
 // Open makes the router of service cfg.ID, or adopts what a dead monitor has left of it, with routes and spares. Nothing is led
 // before the first Beat. Only one process may have a service's router open. ErrUnsupported: it is not possible
@@ -215,7 +212,7 @@ func (r *Router) share() error {
 	if p, err = mapped(r.objects.Spares, unsafe.Sizeof(*r.spares)); err != nil {
 		return err
 	}
-	r.spares = (*[MaxSpares]spareSlot)(p)
+	r.spares = (*[MaxSpares]programSpare)(p)
 	return nil
 }
 

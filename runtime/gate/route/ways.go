@@ -53,6 +53,15 @@ func (r *Router) Way(uid uint32) ([]string, error) {
 	return r.texts(&way.To), nil
 }
 
+// Used is how many calls of connect() have gone the app's way since it was set. Each may still be on it.
+func (r *Router) Used(uid uint32) (uint32, error) {
+	var way programWay
+	if err := r.objects.Routes.LookupWithFlags(uid, &way, ebpf.LookupLock); err != nil {
+		return 0, fmt.Errorf("route of uid %d: %w", uid, err)
+	}
+	return way.Used, nil
+}
+
 // Ways returns all ways by uid; that of a blocked app is nil.
 func (r *Router) Ways() (map[uint32][]string, error) {
 	all := map[uint32][]string{}

@@ -28,6 +28,7 @@ struct name {
  */
 struct way {
 	struct bpf_spin_lock lock;
+	__u32 used; /* how often it was gone since it was set */
 	struct name to[MAX_PUBLIC];
 };
 
@@ -37,7 +38,7 @@ struct spare {
 	__u32 state;
 	__u32 uid; /* of the app that has claimed it */
 	struct {
-		__u32 lock; /* not used here */
+		__u32 lock, used; /* not used here */
 		struct name to[MAX_PUBLIC];
 	} way;
 };
@@ -205,6 +206,8 @@ static __always_inline bool find(struct name *to, __u32 uid, __u32 index, bool c
 		return false;
 	bpf_spin_lock(&way->lock);
 	*to = way->to[index];
+	if (to->len != 0)
+		way->used++;
 	bpf_spin_unlock(&way->lock);
 	return to->len != 0;
 }
