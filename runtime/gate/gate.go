@@ -100,4 +100,6 @@ type AppStats struct {
 	Direct       int           // of Connections: the gate does not see their bytes
 	Untracked    bool          // there have been such: requests and bytes on them are not counted
 	Proxied      string        // why connections do not become direct; "": they do
+	Led          bool          // its connect() leads to its instance, past the gate
+	Unled        string        // why it does not although it should
 }

@@ -101,6 +101,7 @@ func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
 	t := engine.Target{
 		PID: pid, Shared: m.svc.Shared, Private: m.svc.Private, Files: m.ref.layout().files(), Listeners: listeners, Broker: m.brokerTarget, Dir: m.ref.layout().sockets(), Log: m.log,
 	}
+	t.Dirs = m.sites()
 	if m.inDriver() {
 		t.Binder = binderTarget(m.svc)
 	}
@@ -198,7 +199,7 @@ func (m *Monitor) newSocketGate(bound func()) (gate.Gate, error) {
 	}
 	return socket.New(socket.Config{
 		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
-		Resume: m.liveApps(),
+		Resume: m.liveApps(), RouteID: m.routeID(),
 	})
 }
 

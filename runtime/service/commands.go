@@ -200,6 +200,7 @@ func (m *Monitor) viewApps() []AppView {
 		s := stats[a.App]
 		v := AppView{
 			App: a.App, State: "gone", Path: m.path(), Connections: s.Connections, Direct: s.Direct, Proxied: s.Proxied, Untracked: s.Untracked,
+			Led: s.Led, Unled: s.Unled,
 			Switches: s.Switches, BytesIn: s.BytesIn, BytesOut: s.BytesOut, WaitingSeconds: s.Waiting.Seconds(),
 			Checkpoints: a.Kept, Head: string(a.Head), Crashes: a.Crashes,
 		}

@@ -301,7 +301,7 @@ func (m *Monitor) forget() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()))...)
+	return errors.Join(append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()), l.unroute(m.svc))...)
 }
 
 // removeSockets empties and removes the directory of the instances' sockets. It holds nothing but sockets.

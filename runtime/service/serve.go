@@ -196,7 +196,7 @@ func stopOffline(ctx context.Context, l layout) error {
 	}
 	errs = append(errs, box.Kill(ctx))
 	if rec != nil {
-		errs = append(errs, removePublic(&rec.Service))
+		errs = append(errs, removePublic(&rec.Service), l.unroute(&rec.Service))
 	}
 	for _, path := range []string{l.record(), l.journal(), l.control()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -229,7 +229,7 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	// Its processes are gone now, those of a service that could not be virtualised, too.
 	var errs []error
 	if svc, err := Declared(state.Annotations); err == nil && svc != nil { // what is malformed was never served
-		errs = append(errs, removePublic(svc))
+		errs = append(errs, removePublic(svc), r.layout().unroute(svc))
 	}
 	return errors.Join(append(errs, removeBundle(r.layout()))...)
 }

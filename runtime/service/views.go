@@ -56,6 +56,9 @@ type AppView struct {
 	Direct      int    `json:"direct"` // of the connections
 	// Proxied says why connections do not become direct; absent if they do.
 	Proxied string `json:"proxied,omitempty"`
+	// Led says that its connect() leads straight to its instance; Unled, why it does not although path=connect.
+	Led   bool   `json:"led"`
+	Unled string `json:"unled,omitempty"`
 	// Untracked says that there have been direct connections: transactions, bytes and waiting time on them are not counted.
 	Untracked      bool        `json:"untracked"`
 	Transactions   uint64      `json:"transactions"`

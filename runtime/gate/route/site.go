@@ -27,7 +27,8 @@ type Site struct {
 	public   string
 	mode     fs.FileMode // of the public socket
 	uid, gid uint32
-	all      bool // everybody is let in, by the directories above, too
+	problem  string // why nobody is let in
+	all      bool   // everybody is let in, by the directories above, too
 }
 
 // OpenSite makes the directory for a service's public socket, which need not exist yet, or finds the one that is there. Nobody
@@ -77,19 +78,15 @@ func RemoveSite(id, public string) error {
 }
 
 // Mirror lets into the directory whom the public socket lets in now. ErrUnsupported: its permissions cannot be put so; nobody
-// but root is let in. changed says that they are not what they were: what Admits says may be another.
+// but root is let in. changed says that this, or what Admits says, is not what it was.
 func (s *Site) Mirror() (changed bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(s.public, &st); err != nil {
-		return true, errors.Join(fmt.Errorf("%s: %w", s.public, err), s.shut())
+		return s.refuse(fmt.Errorf("%s: %w", s.public, err))
 	}
 	mode := fs.FileMode(st.Mode) & 0o222
-	all := mode == 0o222 && searchable(filepath.Dir(s.public))
-	if mode == s.mode && st.Uid == s.uid && st.Gid == s.gid && all == s.all {
-		return false, nil
-	}
 	if _, err := unix.Getxattr(s.public, "system.posix_acl_access", nil); err == nil {
-		return true, errors.Join(fmt.Errorf("%w: %s has an access control list; way out: remove that", ErrUnsupported, s.public), s.shut())
+		return s.refuse(fmt.Errorf("%w: %s has an access control list; way out: remove that", ErrUnsupported, s.public))
 	}
 	var perm fs.FileMode
 	gid := 0
@@ -99,13 +96,28 @@ func (s *Site) Mirror() (changed bool, err error) {
 	case 0o220:
 		perm, gid = 0o710, int(st.Gid)
 	default:
-		return true, errors.Join(fmt.Errorf("%w: %s has the mode %#o; way out: 0666, 0660 or 0600", ErrUnsupported, s.public, st.Mode&0o777), s.shut())
+		return s.refuse(fmt.Errorf("%w: %s has the mode %#o; way out: 0666, 0660 or 0600", ErrUnsupported, s.public, st.Mode&0o777))
 	}
-	if err := errors.Join(s.shut(), os.Lchown(s.Dir, 0, gid), os.Chmod(s.Dir, perm)); err != nil {
-		return true, err
+	all := mode == 0o222 && searchable(filepath.Dir(s.public))
+	if mode == s.mode && st.Uid == s.uid && st.Gid == s.gid && all == s.all {
+		return false, nil
+	}
+	s.problem = ""
+	// In this order the directory lets in whom the old permissions or the new ones do, at every moment.
+	if err := errors.Join(os.Lchown(s.Dir, 0, gid), os.Chmod(s.Dir, perm)); err != nil {
+		return s.refuse(err)
 	}
 	s.mode, s.uid, s.gid, s.all = mode, st.Uid, st.Gid, all
 	return true, nil
+}
+
+// refuse lets nobody in, for the reason err.
+func (s *Site) refuse(err error) (changed bool, _ error) {
+	if s.problem == err.Error() {
+		return false, err
+	}
+	s.problem = err.Error()
+	return true, errors.Join(err, s.shut())
 }
 
 // shut lets nobody but root in.

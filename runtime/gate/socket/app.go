@@ -45,12 +45,18 @@ type app struct {
 	fresh    []*conn // not known to be accepted by the service
 	dirty    []*conn // got bytes since the app was last quiet
 
-	direct    []*direct // connections that the gate has nothing to do with
-	swept     int       // how many of them were looked at
-	former    bool      // its instance may have some that an earlier gate made
-	handing   []*conn   // to become direct once the service has accepted them
-	handPause int64     // ns before the next look whether it has
-	proxied   string    // why connections of a do not become direct; "": they do
+	direct []*direct // connections that the gate has nothing to do with
+	swept  int       // how many of them were looked at
+	doors  []door    // to its instance, if it is led there
+	led    bool
+	used   uint32 // how often, when that was last looked at
+	usedAt int64  // when that had changed
+	guests bool   // there may be connections in the instance that are not known
+
+	former    bool    // its instance may have some that an earlier gate made
+	handing   []*conn // to become direct once the service has accepted them
+	handPause int64   // ns before the next look whether it has
+	proxied   string  // why connections of a do not become direct; "": they do
 
 	open     int   // transactions under way, without the long ones
 	long     int   // transactions that outlasted a quantum; nobody waits for them any more
@@ -88,12 +94,20 @@ type counters struct {
 	direct                       atomic.Int64
 	untracked                    atomic.Bool // there have been direct connections
 	proxied                      atomic.Pointer[string]
+	led                          atomic.Bool
+	unled                        atomic.Pointer[string]
 }
 
-// stats are those of one app. reason is why nothing of any app is direct, if that is so.
-func (c *counters) stats(key instance.App, reason string) gate.AppStats {
+// stats are those of one app. reason is why nothing of any app is direct, and unled why none is led, if that is so.
+func (c *counters) stats(key instance.App, reason string, unled *string) gate.AppStats {
 	if r := c.proxied.Load(); r != nil {
 		reason = *r
+	}
+	if r := c.unled.Load(); r != nil {
+		unled = r
+	}
+	if unled == nil {
+		unled = new(string)
 	}
 	return gate.AppStats{
 		App: key, Connections: int(c.conns.Load()),
@@ -101,6 +115,7 @@ func (c *counters) stats(key instance.App, reason string) gate.AppStats {
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
 		Waiting: time.Duration(c.waitingNs.Load()), Breaks: c.breaks.Load(),
 		Direct: int(c.direct.Load()), Untracked: c.untracked.Load(), Proxied: reason,
+		Led: c.led.Load(), Unled: *unled,
 	}
 }
 

@@ -31,6 +31,7 @@ func (g *Gate) crashed(a *app) {
 	g.occupy(a)
 	open := a.present()
 	a.due, a.undialed, a.fresh, a.dirty = "", nil, nil, nil
+	g.unlead(a)
 	replaced := func(rep gate.Replacement, err error) {
 		if err == nil && rep.Instance == nil {
 			err = errors.New("the monitor gave no instance in place of the crashed one")

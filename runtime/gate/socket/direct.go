@@ -164,6 +164,7 @@ func (d *direct) atRest() bool {
 // reclaim makes connections that the gate serves of the direct ones of an instance that is dead or about to be ended. Only
 // those that were at rest can go on with another one; all others end with it.
 func (g *Gate) reclaim(a *app) {
+	g.meet(a)
 	g.fetch(a)
 	for _, d := range a.direct {
 		if !d.atRest() {
@@ -184,6 +185,7 @@ func (g *Gate) reclaim(a *app) {
 // directConns adds the direct connections of a to m. One that is not at rest gets a name that nobody asks for: restored, the
 // service would be in the middle of something that is over then.
 func (g *Gate) directConns(a *app, m engine.Conns) {
+	g.meet(a)
 	if len(a.direct) == 0 {
 		return
 	}
@@ -199,6 +201,7 @@ func (g *Gate) directConns(a *app, m engine.Conns) {
 
 // directUnread reports whether there is something to read on a direct connection of a, which is dormant.
 func (g *Gate) directUnread(a *app) bool {
+	g.meet(a)
 	g.fetch(a)
 	defer g.letGo(a)
 	return slices.ContainsFunc(a.direct, func(d *direct) bool { return d.dup >= 0 && look(d.dup).unread })

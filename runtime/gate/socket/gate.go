@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -39,6 +40,8 @@ type Config struct {
 	After engine.ConnID
 	// Apps are those of an earlier monitor that are still to come to an end: see Departed.
 	Apps []instance.App
+	// RouteID names the service to package route, if the instances' listeners stand in its Sites. "": they do not.
+	RouteID string
 	// Resume are apps of an earlier monitor whose instances may have direct connections.
 	Resume []instance.App
 }
@@ -51,6 +54,7 @@ type Gate struct {
 	strict  bool
 	path    spec.Path // how connections become direct, or PathProxied
 	proxied string    // why they do not
+	routing *routing  // nil: apps are not led
 	start   time.Time
 
 	// The loop's own state.
@@ -90,6 +94,8 @@ type Gate struct {
 	closed  bool
 	workers sync.WaitGroup
 	ctx     context.Context // Serve's, for the workers
+
+	unled atomic.Pointer[string] // why apps are not led although they should be
 
 	statsMu sync.Mutex
 	stats   map[instance.App]*counters
@@ -178,6 +184,7 @@ func (g *Gate) Serve(ctx context.Context) error {
 			return fmt.Errorf("watch %s: %w", ep.address, err)
 		}
 	}
+	g.openRoutes()
 	for _, key := range g.cfg.Resume {
 		a := g.lookUp(key)
 		g.watchClient(a)
@@ -202,7 +209,7 @@ func (g *Gate) Stats() []gate.AppStats {
 	defer g.statsMu.Unlock()
 	all := make([]gate.AppStats, 0, len(g.stats))
 	for key, c := range g.stats {
-		all = append(all, c.stats(key, g.proxied))
+		all = append(all, c.stats(key, g.proxied, g.unled.Load()))
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].App < all[j].App })
 	return all
@@ -286,6 +293,7 @@ func (g *Gate) close(cancel context.CancelFunc) {
 			}
 		}
 	}
+	g.closeRoutes()
 	for _, ep := range g.eps {
 		if err := ep.close(); err != nil {
 			g.log.WithError(err).Error("cannot give the public endpoint back")

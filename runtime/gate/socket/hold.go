@@ -257,6 +257,8 @@ func (g *Gate) goOn(a *app, wake bool) {
 	if !g.strict {
 		if wake {
 			g.activate(a)
+		} else {
+			g.attend(a)
 		}
 		return
 	}
@@ -294,6 +296,7 @@ func (g *Gate) release(a *app, rep gate.Replacement) {
 			}
 		}
 		a.due, a.undialed, a.fresh, a.dirty, a.downErr = "", nil, nil, nil, nil
+		g.unlead(a)
 		a.inst = nil
 		g.replace(a, rep, false)
 	case a.inst != nil:

@@ -20,6 +20,7 @@ const (
 	slotPIDFD
 	slotClient // the process that an app is
 	slotDirect // a duplicate of a direct connection
+	slotDoor   // a duplicate of an instance's listener
 )
 
 // An entry says what a watched descriptor is. Events carry its index and generation, so that one that was
@@ -104,6 +105,8 @@ func (g *Gate) event(ev *unix.EpollEvent) {
 		g.queue(en.conn)
 	case slotListener:
 		g.accept(en.ep)
+	case slotDoor:
+		g.knockedAt(en.app, en.ep)
 	case slotPIDFD:
 		g.crashed(en.app)
 	case slotClient:
@@ -161,6 +164,8 @@ func (g *Gate) ring() {
 			}
 		case alarmSweep:
 			g.sweep(a)
+		case alarmBeat:
+			g.beat()
 		case alarmTurn, alarmSettle: // the round itself looks at these
 		}
 	}
@@ -168,13 +173,17 @@ func (g *Gate) ring() {
 
 // parkIdle parks an instance that runs in parallel with others once it has nothing to do.
 func (g *Gate) parkIdle(a *app) {
-	if a.phase != phaseReady || a.inst.Dormant() || len(a.direct) > 0 {
+	if a.phase != phaseReady || a.inst.Dormant() {
+		return
+	}
+	if g.meet(a); len(a.direct) > 0 {
 		return // what a direct connection waits for is up to the instance
 	}
 	at := max(a.lastUse, a.turnFrom) + idleLimit
 	if g.now() >= at {
-		if a.long == 0 && g.quiet(a) && a.inst.Park(parkLimit) == nil {
+		if a.long == 0 && g.quiet(a) && !a.waitedFor() && a.inst.Park(parkLimit) == nil {
 			a.boundAt = g.now()
+			g.attend(a)
 			return
 		}
 		at = g.now() + idleLimit

@@ -16,6 +16,7 @@ const (
 	alarmLinger                    // close those whose end the service does not notice
 	alarmHandover                  // look again whether the service has accepted a connection
 	alarmSweep                     // look which direct connections have ended
+	alarmBeat                      // have apps led on
 	alarmKinds
 )
 

@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
@@ -17,6 +19,8 @@ const (
 
 // arm watches the direct connections of a, whose instance is dormant.
 func (g *Gate) arm(a *app) {
+	g.meet(a)
+	g.attend(a)
 	if !g.strict || len(a.direct) == 0 || a.phase != phaseReady || !a.inst.Dormant() {
 		return
 	}
@@ -61,6 +65,13 @@ func (g *Gate) knocked(a *app) {
 // directQuiet reports whether there is nothing to read on the direct connections of a, which runs and keeps others waiting.
 // When its slice is over it need not be so: what is unread then is for its next turn.
 func (g *Gate) directQuiet(a *app) bool {
+	if a.guests {
+		g.stamp = 0
+		if a.waitedFor() && g.now() < a.turnFrom+freshLimit {
+			return false
+		}
+		g.meet(a)
+	}
 	if len(a.direct) == 0 {
 		return true
 	}
@@ -98,6 +109,9 @@ func (g *Gate) discover(a *app) {
 		return
 	}
 	list, err := h.AcceptedSockets()
+	if errors.Is(err, engine.ErrGone) {
+		return // its pidfd tells, or it has been replaced
+	}
 	if err != nil {
 		g.logApp(a).WithError(err).Error("cannot look for direct connections")
 		return

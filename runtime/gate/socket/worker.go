@@ -73,6 +73,7 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 		g.discover(a)
 	}
 	if g.resume(a) {
+		g.lead(a)
 		g.resumeDirect(a)
 		for i := 0; i < len(a.conns); i++ {
 			c := a.conns[i]
@@ -129,6 +130,7 @@ func (g *Gate) resume(a *app) bool {
 
 // fail answers every connection of a: it has no instance.
 func (g *Gate) fail(a *app, err error) {
+	g.unlead(a)
 	a.phase, a.inst, a.settleFrom, a.due = phaseEmpty, nil, 0, ""
 	if errors.Is(err, gate.ErrQuarantined) || errors.Is(err, gate.ErrStopped) {
 		a.phase, a.downErr = phaseDown, err

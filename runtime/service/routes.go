@@ -1,0 +1,61 @@
+package service
+
+import (
+	"errors"
+
+	"corsa.dev/corsa/runtime/engine/fork"
+	"corsa.dev/corsa/runtime/gate/route"
+	"corsa.dev/corsa/spec"
+)
+
+// leads reports whether apps are to be led to their instances by the kernel.
+func leads(svc *spec.Service) bool {
+	path, _ := svc.DirectPath()
+	return svc.Gate == spec.GateSocket && path == spec.PathConnect && svc.AppKey == spec.AppKeyUID
+}
+
+// sites makes the directories in which instances' listeners stand when apps are led there. Without them everything is as it
+// would be with path=handover.
+func (m *Monitor) sites() []string {
+	if !leads(m.svc) {
+		return nil
+	}
+	dirs := make([]string, len(m.svc.Endpoints))
+	for i, e := range m.svc.Endpoints {
+		if e.Network != "unix" {
+			continue
+		}
+		site, err := route.OpenSite(m.ref.layout().routeID(), e.Address)
+		if err != nil {
+			m.log.WithError(err).Info("connections are handed over: connect() cannot be led to the instances")
+			return nil
+		}
+		dirs[i] = site.Dir
+	}
+	return dirs
+}
+
+// routeID names the service among all whose apps are led on this host.
+func (l layout) routeID() string { return l.cgroupName() }
+
+// routeID is for the gate: "" if the instances' listeners are out of reach.
+func (m *Monitor) routeID() string {
+	if !leads(m.svc) || m.rec.Engine != fork.New().Name() {
+		return ""
+	}
+	return m.ref.layout().routeID()
+}
+
+// unroute removes what leads apps to the service's instances, which is nothing if the service never came so far.
+func (l layout) unroute(svc *spec.Service) error {
+	if !leads(svc) {
+		return nil
+	}
+	errs := []error{route.Remove(l.routeID(), "")}
+	for _, e := range svc.Endpoints {
+		if e.Network == "unix" {
+			errs = append(errs, route.RemoveSite(l.routeID(), e.Address))
+		}
+	}
+	return errors.Join(errs...)
+}
