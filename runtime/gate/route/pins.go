@@ -61,6 +61,15 @@ func bpffs(make bool) (string, error) {
 	return usualBPFFS, nil
 }
 
+// Pins is the directory in the host's bpffs where what belongs to the service id is pinned, or would be. "": there is no bpffs.
+func Pins(id string) string {
+	dir, err := serviceDir("", id, false)
+	if err != nil {
+		return ""
+	}
+	return dir
+}
+
 // lockBPFFS keeps other processes from mounting and unmounting it.
 func lockBPFFS() (unlock func(), err error) {
 	dir, err := os.Open(filepath.Dir(usualBPFFS))

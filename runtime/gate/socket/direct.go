@@ -71,6 +71,9 @@ func (g *Gate) dropDup(d *direct) {
 
 // sweep looks which direct connections of a the service has closed: nothing else tells.
 func (g *Gate) sweep(a *app) {
+	if a.phase == phaseReady {
+		g.meet(a)
+	}
 	n := len(a.direct)
 	if n == 0 {
 		return
