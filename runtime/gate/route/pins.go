@@ -11,9 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
+
+// lockLimit is how long is waited for others that mount or unmount the bpffs.
+const lockLimit = 5 * time.Second
 
 const (
 	usualBPFFS = "/sys/fs/bpf"
@@ -25,8 +30,8 @@ const (
 var preloaded = []string{"maps.debug", "progs.debug"}
 
 // serviceDir is the directory of a service's pins, which has one for each version of the program. It is in pins, or in the
-// host's bpffs. It is made if make says so, and the bpffs mounted, if they are not there; without that the result may be "".
-func serviceDir(pins, id string, make bool) (string, error) {
+// host's bpffs. It is made if create says so, and the bpffs mounted, if they are not there; without that the result may be "".
+func serviceDir(pins, id string, create bool) (string, error) {
 	sum := sha256.Sum256([]byte(id)) // names in a bpffs have no dots, and ids may
 	name := hex.EncodeToString(sum[:8])
 	if pins == "" {
@@ -35,13 +40,13 @@ func serviceDir(pins, id string, make bool) (string, error) {
 			return "", err
 		}
 		defer unlock()
-		if pins, err = bpffs(make); err != nil || pins == "" {
+		if pins, err = bpffs(create); err != nil || pins == "" {
 			return "", err
 		}
 		pins = filepath.Join(pins, ourDir)
 	}
 	dir := filepath.Join(pins, name)
-	if make {
+	if create {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", fmt.Errorf("%w: %w; way out: a bpffs on %s that can be written", ErrUnsupported, err, usualBPFFS)
 		}
@@ -49,11 +54,11 @@ func serviceDir(pins, id string, make bool) (string, error) {
 	return dir, nil
 }
 
-// bpffs is where a bpffs is mounted. It is mounted if it is not and make says so.
-func bpffs(make bool) (string, error) {
-	mount, _, err := findMount("bpf", usualBPFFS)
-	if err != nil || mount != "" || !make {
-		return mount, err
+// bpffs is where a bpffs is mounted. It is mounted if it is not and mount says so.
+func bpffs(mount bool) (string, error) {
+	point, _, err := findMount("bpf", usualBPFFS)
+	if err != nil || point != "" || !mount {
+		return point, err
 	}
 	if err := unix.Mount(ourSource, usualBPFFS, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return "", fmt.Errorf("%w: mount bpffs on %s: %w; way out: mount one", ErrUnsupported, usualBPFFS, err)
@@ -79,8 +84,14 @@ func lockBPFFS() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir.Name(), err), dir.Close())
+	for until := time.Now().Add(lockLimit); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(until) { // anybody may lock it
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir.Name(), err), dir.Close())
+		}
 	}
 	return func() { _ = dir.Close() }, nil
 }
@@ -137,7 +148,8 @@ func Remove(id, pins string) error {
 	return unmountOurs(filepath.Dir(dir))
 }
 
-// clearPins removes all that is in a service's directory, the links first: without one a program is not called any more.
+// clearPins removes all that is in a service's directory. Without its link a program is not called any more, but the kernel
+// takes its time to let go of that: the program is told first that it is not to lead anybody.
 func clearPins(dir string) error {
 	versions, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -148,12 +160,32 @@ func clearPins(dir string) error {
 	}
 	for _, v := range versions {
 		of := filepath.Join(dir, v.Name())
+		if err := stop(filepath.Join(of, "settings")); err != nil {
+			return err
+		}
 		if err := os.Remove(filepath.Join(of, "link")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if err := os.RemoveAll(of); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// stop clears the settings in a pinned map, the time until which apps are led among them. That is
+// the meaning of zeros in every version.
+func stop(path string) error {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer func() { _ = m.Close() }()
+	if err := m.Put(uint32(0), make([]byte, m.ValueSize())); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
