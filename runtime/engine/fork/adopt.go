@@ -52,7 +52,11 @@ func (ad *adoption) run(ctx context.Context) (*anchor, error) {
 	if err := ad.stop(ctx); err != nil {
 		return nil, err
 	}
-	if err := ad.enter(); err != nil {
+	err := ad.rehearse()
+	if err == nil {
+		err = ad.enter()
+	}
+	if err != nil {
 		ad.tracee.release()
 		return nil, err
 	}
@@ -99,6 +103,25 @@ func (ad *adoption) stop(ctx context.Context) error {
 		ad.tracee.release()
 	}
 	return err
+}
+
+// rehearse reads what capture will read, of the stopped process: what cannot be carried is refused before anything is changed.
+func (ad *adoption) rehearse() error {
+	if _, _, err := ad.capturer(nil).runWith(ad.files, ad.t.PID); err != nil {
+		return err
+	}
+	if _, err := readAdvice(ad.t.PID, 0, false); err != nil {
+		return err
+	}
+	g := parkedGroup{t: ad.tracee}
+	return g.peek(&signals{}, nil)
+}
+
+// capturer is for the service itself.
+func (ad *adoption) capturer(binder *engine.Broker) *capturer {
+	return &capturer{
+		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: binder, binderPID: ad.t.PID,
+	}
 }
 
 func checkOptions(t engine.Target, deep bool) check.Options {
@@ -244,10 +267,7 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 	if ad.signals, err = g.readSignals(ad.threads); err != nil {
 		return nil, err
 	}
-	cap := capturer{
-		pid: ad.t.PID, pidfd: ad.pidfd, declared: ad.t.Listeners, shared: ad.t.Shared, binder: ad.t.Broker, binderPID: ad.t.PID,
-	}
-	if ad.plan, ad.use, err = cap.runWith(ad.files, ad.t.PID); err != nil {
+	if ad.plan, ad.use, err = ad.capturer(ad.t.Broker).runWith(ad.files, ad.t.PID); err != nil {
 		return nil, err
 	}
 	if err := ad.files.save(ad.written, ad.t.PID, ad.plan); err != nil {
