@@ -1,6 +1,6 @@
 /*
  * plain.h: a service with a plain counter, for programs that matter for what else they hold. plain_main calls
- * hold() once the service listens.
+ * hold() before the service listens.
  */
 #ifndef PLAIN_H
 #define PLAIN_H
@@ -32,8 +32,8 @@ static const struct svc_ops plain_ops = { plain_get, plain_mutate, plain_verify,
 
 static int plain_main(int argc, char **argv, void (*hold)(void))
 {
-	svc_bind(argc, argv, &plain_ops);
 	hold();
+	svc_bind(argc, argv, &plain_ops);
 	svc_epoll(0);
 	return 0;
 }

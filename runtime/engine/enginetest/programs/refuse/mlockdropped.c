@@ -18,5 +18,7 @@ static void hold(void)
 
 int main(int argc, char **argv)
 {
-	return plain_main(argc, argv, hold);
+	svc_bind(argc, argv, &plain_ops);
+	hold();
+	svc_epoll(0);
 }
