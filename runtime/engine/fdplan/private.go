@@ -156,7 +156,7 @@ func duplicate(src, dst int) error {
 	if err := upper.Contents(src, dst, st.Size, &buf); err != nil {
 		return err
 	}
-	return upper.Attributes(self(src), self(dst), &st)
+	return upper.Attributes(src, dst, &st)
 }
 
 func self(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

@@ -237,6 +237,9 @@ func (c *checkpoint) complete(ctx context.Context) (err error) {
 		advice: in.advice,
 	}
 	c.handle = in.handleWith(c.threads)
+	if err := c.s.files.makeReady(); err != nil { // likewise
+		c.s.target.Log.WithError(err).Warn("cannot prepare for the next checkpoint's private files")
+	}
 	if freely() {
 		slots := make([]int, len(c.threads))
 		for i, t := range c.threads {

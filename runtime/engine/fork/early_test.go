@@ -40,7 +40,7 @@ while True:
 
 // evaluated is an instance of the evaluator with one connection.
 type evaluated struct {
-	t     *testing.T
+	t     testing.TB
 	in    *instance
 	c     net.Conn
 	r     *bufio.Reader
@@ -53,7 +53,7 @@ func startEvaluator(t *testing.T) *service {
 }
 
 // startEvaluatorWith starts one that has run some Python before, and adopts it as is declared.
-func startEvaluatorWith(t *testing.T, python string, declare func(*engine.Target)) *service {
+func startEvaluatorWith(t testing.TB, python string, declare func(*engine.Target)) *service {
 	t.Helper()
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "s")
@@ -86,7 +86,7 @@ func startEvaluatorWith(t *testing.T, python string, declare func(*engine.Target
 	}
 }
 
-func branchEvaluator(t *testing.T, s *service, img engine.Image, keep ...engine.ConnID) *evaluated {
+func branchEvaluator(t testing.TB, s *service, img engine.Image, keep ...engine.ConnID) *evaluated {
 	t.Helper()
 	in, plumbed, err := s.Branch(context.Background(), img, keep)
 	if err != nil {

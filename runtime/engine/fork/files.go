@@ -6,10 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
@@ -29,7 +29,10 @@ type privateFiles struct {
 
 	origins *origins // nil: a file that an instance has made gets a new inode number when it is restored
 	trees   treeSet
-	freeing sync.Mutex // what is wanted must not become more between a look and a removal
+	readyMu sync.Mutex
+	ready   tree           // empty; see makeReady
+	removed sync.WaitGroup // trees that are being removed
+	freeing sync.Mutex     // what is wanted must not become more between a look and a removal
 }
 
 // tree is the state of a service's private files in an image or an instance. The zero value is that of a service without.
@@ -137,7 +140,7 @@ func (p *privateFiles) view(pid int) (*fdplan.Private, error) {
 
 // firstTree makes a tree in which nothing is written yet.
 func (p *privateFiles) firstTree() (tree, error) {
-	t, err := p.emptyTree()
+	t, err := p.emptyTree(true)
 	if err != nil {
 		return tree{}, err
 	}
@@ -147,11 +150,7 @@ func (p *privateFiles) firstTree() (tree, error) {
 		}
 		for i := range p.paths { // an overlay's root has the attributes of its upper directory
 			lower := lowerDir(p.dir, i)
-			var st unix.Stat_t
-			if err := unix.Stat(lower, &st); err != nil {
-				return err
-			}
-			if err := upper.Attributes(lower, p.upper(t, i), &st); err != nil {
+			if err := sameAttributes(lower, p.upper(t, i)); err != nil {
 				return fmt.Errorf("attributes of the private directory %s: %w", p.paths[i], err)
 			}
 		}
@@ -163,12 +162,31 @@ func (p *privateFiles) firstTree() (tree, error) {
 	return t, nil
 }
 
+// sameAttributes gives directory to what from has.
+func sameAttributes(from, to string) error {
+	src, err := unix.Open(from, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(src)
+	dst, err := unix.Open(to, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dst)
+	var st unix.Stat_t
+	if err := unix.Fstat(src, &st); err != nil {
+		return err
+	}
+	return upper.Attributes(src, dst, &st)
+}
+
 func (p *privateFiles) upper(t tree, i int) string {
 	return filepath.Join(p.dir, t.Name, fmt.Sprint(i), "upper")
 }
 
-// emptyTree makes the directories of a tree.
-func (p *privateFiles) emptyTree() (tree, error) {
+// emptyTree makes the directories of a tree: of one that is to be mounted, or of an image's.
+func (p *privateFiles) emptyTree(mounted bool) (tree, error) {
 	dir, err := os.MkdirTemp(p.dir, "tree-")
 	if err != nil {
 		return tree{}, err
@@ -180,7 +198,7 @@ func (p *privateFiles) emptyTree() (tree, error) {
 		if err == nil {
 			err = os.Mkdir(p.upper(t, i), 0o700)
 		}
-		if err == nil {
+		if err == nil && mounted {
 			err = os.Mkdir(filepath.Join(at, "work"), 0o700)
 		}
 		if err != nil {
@@ -190,23 +208,37 @@ func (p *privateFiles) emptyTree() (tree, error) {
 	return t, nil
 }
 
-// copy makes another tree with what is in t, to which nobody writes meanwhile. With original, files that have no origin yet
-// are the origin of their copies.
-func (p *privateFiles) copy(t tree, original bool) (tree, error) {
+// branch makes a tree for an instance of the image whose tree is t.
+func (p *privateFiles) branch(t tree) (tree, error) {
+	out, err := p.emptyTree(true)
+	if err != nil {
+		return tree{}, fmt.Errorf("private files: %w", err)
+	}
+	return p.copy(t, out, false)
+}
+
+// freeze makes a tree of what is in that of an instance, which does not run. Files that the instance has made are the origin
+// of their copies.
+func (p *privateFiles) freeze(t tree) (tree, error) {
+	out, err := p.takeReady()
+	if err != nil {
+		return tree{}, fmt.Errorf("private files: %w", err)
+	}
+	return p.copy(t, out, true)
+}
+
+// copy fills the tree out, which is empty, with what is in t, to which nobody writes meanwhile.
+func (p *privateFiles) copy(t, out tree, original bool) (tree, error) {
+	out.Kept = append(out.Kept, t.Kept...)
 	var options []upper.Option
-	kept := slices.Clone(t.Kept)
 	if original && p.origins != nil {
-		options = append(options, upper.Marked(func(_ string, st *unix.Stat_t, from, to string) error {
+		options = append(options, upper.Marked(func(_ string, st *unix.Stat_t, from, to int) error {
 			marked, err := p.origins.mark(st, from, to)
 			if marked {
-				kept = append(kept, st.Ino)
+				out.Kept = append(out.Kept, st.Ino)
 			}
 			return err
 		}))
-	}
-	out, err := p.emptyTree()
-	if err != nil {
-		return tree{}, fmt.Errorf("private files: %w", err)
 	}
 	for i := range p.paths {
 		u, err := upper.Copy(p.upper(t, i), p.upper(out, i), options...)
@@ -216,9 +248,37 @@ func (p *privateFiles) copy(t tree, original bool) (tree, error) {
 		out.Files += u.Files
 		out.Bytes += u.Bytes
 	}
-	out.Kept = kept
 	p.trees.add(out)
 	return out, nil
+}
+
+// makeReady makes the next image's tree ahead of time: an instance stands still while one is filled.
+func (p *privateFiles) makeReady() error {
+	if p == nil {
+		return nil
+	}
+	p.readyMu.Lock()
+	defer p.readyMu.Unlock()
+	if p.ready.Name != "" {
+		return nil
+	}
+	t, err := p.emptyTree(false)
+	if err == nil {
+		p.trees.add(t)
+		p.ready = t
+	}
+	return err
+}
+
+func (p *privateFiles) takeReady() (tree, error) {
+	p.readyMu.Lock()
+	t := p.ready
+	p.ready = tree{}
+	p.readyMu.Unlock()
+	if t.Name != "" {
+		return t, nil
+	}
+	return p.emptyTree(false)
 }
 
 // overlays mounts the private directories with what is in the tree, attached nowhere. The tree must not be mounted a second
@@ -262,6 +322,20 @@ func (p *privateFiles) remove(t tree) error {
 	}
 	p.trees.drop(t)
 	return p.free(t)
+}
+
+// discard is remove, beside the caller, who would have to wait for the file system. An engine that dies meanwhile leaves the
+// rest to the sweep of the next one.
+func (p *privateFiles) discard(t tree, log *logrus.Entry) {
+	if p == nil || t.Name == "" {
+		return
+	}
+	p.trees.drop(t)
+	p.removed.Go(func() {
+		if err := p.free(t); err != nil {
+			log.WithError(err).WithField("tree", t.Name).Warn("cannot free private files; the next monitor will try again")
+		}
+	})
 }
 
 func (p *privateFiles) free(t tree) error {
@@ -356,6 +430,7 @@ func (p *privateFiles) destroy() error {
 		return nil
 	}
 	p.close()
+	p.removed.Wait()
 	entries, err := os.ReadDir(p.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
@@ -362,6 +365,7 @@ func TestPrivateInodes(t *testing.T) {
 				twin.must("True", "dict(numbers())['c0'] == %s", e.eval("dict(numbers())['c0']"))
 				twin.end()
 			}
+			s.files.removed.Wait()
 			if kept, err := os.ReadDir(s.files.keptDir()); err != nil || len(kept) == 0 {
 				t.Errorf("nothing is kept of the instances that have ended: %v", err)
 			}
@@ -372,5 +376,137 @@ func TestPrivateInodes(t *testing.T) {
 			}
 			e.end()
 		})
+	}
+}
+
+// Without room for the files there is no checkpoint and no branch, the instance goes on, and nothing is left half done.
+func TestPrivateDiskFull(t *testing.T) {
+	small := t.TempDir()
+	if err := unix.Mount("none", small, "tmpfs", 0, "size=2m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(small, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s, _ := startPrivateIn(t, small, "def fill(n): open(os.path.join(D, 'f'), 'wb').write(b'x' * n)\n")
+	e := branchEvaluator(t, s, s.Base())
+	e.must("None", "fill(1000)")
+	img := e.checkpointImage()
+	e.must("None", "fill(1500000)")
+	want := e.eval("tree()")
+	trees := func() int {
+		t.Helper()
+		s.files.removed.Wait()
+		all, err := filepath.Glob(filepath.Join(small, "tree-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	before := trees()
+	for range 3 {
+		e.park()
+		_, _, err := s.Checkpoint(context.Background(), e.in, e.conns)
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("checkpoint: %v, want %v", err, unix.ENOSPC)
+		}
+		e.activate()
+		e.must(want, "tree()")
+	}
+	if now := trees(); now > before {
+		t.Errorf("there are %d trees, and were %d", now, before)
+	}
+	back := branchEvaluator(t, s, img)
+	back.must("1000", "len(open(D + '/f').read())")
+	back.end()
+	e.must("None", "fill(100)")
+	if err := e.checkpointImage().Discard(); err != nil {
+		t.Error(err)
+	}
+	e.end()
+}
+
+// A monitor that takes over removes what the last one had begun and nobody knows of, and nothing else.
+func TestPrivateSweep(t *testing.T) {
+	s, _ := startPrivate(t, numbered)
+	e := branchEvaluator(t, s, s.Base())
+	e.must("None", "make(1)")
+	img := e.checkpointImage()
+	want := e.eval("numbers()")
+	lost, err := s.files.branch(img.(*image).files) // as if a monitor had died before the instance had it
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, state := s.target, s.Handle()
+	instance, checkpoint := e.in.Handle(), img.Handle()
+	e.park()
+	again, err := New().Recover(context.Background(), target, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := again.(*service)
+	in, err := taken.OpenInstance(context.Background(), instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := taken.OpenImage(context.Background(), checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := taken.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.files.dir, lost.Name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the tree that nobody knows of is still there: %v", err)
+	}
+	e.activate()
+	e.must(want, "numbers()")
+	if err := in.Kill(); err != nil {
+		t.Error(err)
+	}
+	restored := branchEvaluator(t, taken, second)
+	restored.must(want, "numbers()")
+	restored.end()
+	if err := second.Discard(); err != nil {
+		t.Error(err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A service that could not enter a mount namespace is refused before it is touched.
+func TestPrivateWithoutPrivilege(t *testing.T) {
+	dir, files, sock := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "s")
+	if err := errors.Join(os.Chmod(filepath.Dir(sock), 0o777), os.Chmod(filepath.Dir(filepath.Dir(sock)), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("python3", "-c", evaluator, sock, "os.setresuid(65534, 65534, 65534)")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it ends in no other way
+		_ = cmd.Wait()
+	})
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(sock); err == nil {
+			break
+		} else if time.Since(begun) > 20*time.Second {
+			t.Fatal(err)
+		}
+	}
+	_, err := New().Adopt(context.Background(), engine.Target{
+		PID: cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: sock}}, Dir: t.TempDir(), Private: []string{dir},
+		Files: files, Log: logrus.NewEntry(logrus.New()),
+	})
+	if !errors.Is(err, engine.ErrRefused) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
+		t.Errorf("adopt: %v", err)
+	}
+	left, err := os.ReadDir(files)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -59,4 +59,8 @@ func (m *image) Discard() error {
 	return m.endNow()
 }
 
-func (m *image) endNow() error { return errors.Join(m.a.discard(), m.s.files.remove(m.files)) }
+func (m *image) endNow() error {
+	err := m.a.discard()
+	m.s.files.discard(m.files, m.s.target.Log)
+	return err
+}

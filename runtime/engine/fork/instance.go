@@ -236,7 +236,8 @@ func (in *instance) endNow() error {
 			}
 		}
 	}
-	return errors.Join(err, in.s.files.remove(in.files))
+	in.s.files.discard(in.files, in.s.target.Log)
+	return err
 }
 
 func (in *instance) listenerInodes() map[uint64]int {

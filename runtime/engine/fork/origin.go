@@ -10,8 +10,6 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"corsa.dev/corsa/runtime/engine/upper"
 )
 
 // A program may compare the inode number of a file with the one that it has noted (sqlite does, before it writes). Files of the
@@ -68,13 +66,15 @@ func learnOrigins(ns int, dir string) (o *origins, err error) {
 	if err != nil {
 		return nil, err
 	}
-	made, err := upper.Xattr(filepath.Join(at, "upper", "f"), originXattr)
+	made := make([]byte, 256) // the kernel makes none that is longer
+	n, err := unix.Getxattr(filepath.Join(at, "upper", "f"), originXattr, made)
 	if errors.Is(err, unix.ENODATA) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	made = made[:n]
 	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(at, "lower", "f"), 0)
 	if err != nil || len(made) < originHeader || int(made[originType]) != int(h.Type()) ||
 		!bytes.Equal(bytes.TrimRight(made[originHeader:], "\x00"), bytes.TrimRight(h.Bytes(), "\x00")) {
@@ -84,20 +84,20 @@ func learnOrigins(ns int, dir string) (o *origins, err error) {
 }
 
 // mark gives the copy to the origin from, whose status is st, unless from has one itself. false: it has not done so.
-func (o *origins) mark(st *unix.Stat_t, from, to string) (bool, error) {
+func (o *origins) mark(st *unix.Stat_t, from, to int) (bool, error) {
 	if o == nil || st.Nlink != 1 { // the overlay does not trust an origin with several names
 		return false, nil
 	}
-	if _, err := unix.Getxattr(from, originXattr, nil); !errors.Is(err, unix.ENODATA) {
+	if _, err := unix.Fgetxattr(from, originXattr, nil); !errors.Is(err, unix.ENODATA) {
 		return false, err
 	}
-	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, from, unix.AT_SYMLINK_FOLLOW)
+	h, _, err := unix.NameToHandleAt(from, "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return false, fmt.Errorf("file handle: %w", err)
 	}
 	v := append(bytes.Clone(o.header), h.Bytes()...)
 	v[originLen], v[originType] = byte(len(v)), byte(h.Type())
-	if err := unix.Setxattr(to, originXattr, v, 0); err != nil {
+	if err := unix.Fsetxattr(to, originXattr, v, 0); err != nil {
 		return false, fmt.Errorf("attribute %s: %w", originXattr, err)
 	}
 	return true, nil

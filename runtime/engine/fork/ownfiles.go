@@ -49,7 +49,7 @@ func (w *pending[T]) await() (T, error) {
 // prepare begins to make what an instance of an image needs. After an error nothing is left of it.
 func (p *privateFiles) prepare(image tree) *pending[ownFiles] {
 	return begin(p != nil, func() (own ownFiles, err error) {
-		if own.files, err = p.copy(image, false); err != nil {
+		if own.files, err = p.branch(image); err != nil {
 			return ownFiles{}, err
 		}
 		if own.mounts, err = p.overlays(own.files); err != nil {
@@ -61,7 +61,7 @@ func (p *privateFiles) prepare(image tree) *pending[ownFiles] {
 
 // capture begins to copy the tree of an instance that does not run. After an error nothing is left of the copy.
 func (p *privateFiles) capture(of tree) *pending[tree] {
-	return begin(p != nil, func() (tree, error) { return p.copy(of, true) })
+	return begin(p != nil, func() (tree, error) { return p.freeze(of) })
 }
 
 // saved is where the contents of a tree's files without a name are.

@@ -18,7 +18,7 @@ import (
 )
 
 // dialFile turns a descriptor of the engine into a connection.
-func dialFile(t *testing.T, fd int, err error) net.Conn {
+func dialFile(t testing.TB, fd int, err error) net.Conn {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

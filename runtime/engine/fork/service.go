@@ -319,6 +319,9 @@ func (s *service) Close() error {
 	s.process.close()
 	s.net.close()
 	s.files.close()
+	if s.files != nil {
+		s.files.removed.Wait()
+	}
 	if s.base != nil {
 		s.base.a.release()
 	}

@@ -3,62 +3,116 @@ package upper
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Attributes gives the file to the owner, mode, extended attributes and times of from, whose status is st. Both are paths
-// whose last component is followed.
-func Attributes(from, to string, st *unix.Stat_t) error {
-	var c copier
-	return c.attributes(from, to, st)
+// file is an open file.
+type file struct {
+	fd   int
+	byID bool // it was opened by O_PATH: system calls that take a descriptor refuse it
 }
 
-func (c *copier) attributes(from, to string, st *unix.Stat_t) error {
+// path names the file, also a symbolic link: system calls that take a path do not follow that one any further.
+func (f file) path() string { return "/proc/self/fd/" + strconv.Itoa(f.fd) }
+
+func (f file) chown(uid, gid int) error {
+	if f.byID {
+		return unix.Chown(f.path(), uid, gid)
+	}
+	return unix.Fchown(f.fd, uid, gid)
+}
+
+func (f file) chmod(mode uint32) error {
+	if f.byID {
+		return unix.Chmod(f.path(), mode)
+	}
+	return unix.Fchmod(f.fd, mode)
+}
+
+func (f file) setTimes(atime, mtime unix.Timespec) error {
+	return unix.UtimesNanoAt(unix.AT_FDCWD, f.path(), []unix.Timespec{atime, mtime}, 0)
+}
+
+func (f file) list(buf []byte) (int, error) {
+	if f.byID {
+		return unix.Listxattr(f.path(), buf)
+	}
+	return unix.Flistxattr(f.fd, buf)
+}
+
+func (f file) get(name string, buf []byte) (int, error) {
+	if f.byID {
+		return unix.Getxattr(f.path(), name, buf)
+	}
+	return unix.Fgetxattr(f.fd, name, buf)
+}
+
+func (f file) set(name string, value []byte) error {
+	if f.byID {
+		return unix.Setxattr(f.path(), name, value, 0)
+	}
+	return unix.Fsetxattr(f.fd, name, value, 0)
+}
+
+func (f file) unset(name string) error {
+	if f.byID {
+		return unix.Removexattr(f.path(), name)
+	}
+	return unix.Fremovexattr(f.fd, name)
+}
+
+// Attributes gives the file to the owner, mode, extended attributes and times of from, whose status is st. Both are open, not
+// by O_PATH.
+func Attributes(from, to int, st *unix.Stat_t) error {
+	return attributes(file{fd: from}, file{fd: to}, st)
+}
+
+func attributes(from, to file, st *unix.Stat_t) error {
 	// The owner first: changing it takes set-user-ID bits and capabilities away.
-	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := to.chown(int(st.Uid), int(st.Gid)); err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		if err := to.chmod(st.Mode & 0o7777); err != nil {
 			return fmt.Errorf("mode: %w", err)
 		}
 	}
-	if err := c.xattrs(from, to); err != nil {
+	if err := copyXattrs(from, to); err != nil {
 		return err
 	}
-	err := unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0)
-	if err != nil {
+	if err := to.setTimes(st.Atim, st.Mtim); err != nil {
 		return fmt.Errorf("times: %w", err)
 	}
 	return nil
 }
 
-// xattrs copies extended attributes. to has none but, where the file system inherits them, an access control list.
-func (c *copier) xattrs(from, to string) error {
-	names, err := listXattrs(from)
+// copyXattrs copies extended attributes. to has none but, where the file system inherits them, an access control list.
+func copyXattrs(from, to file) error {
+	names, err := from.xattrs()
 	if err != nil {
 		return fmt.Errorf("list attributes: %w", err)
 	}
-	had, err := listXattrs(to)
+	had, err := to.xattrs()
 	if err != nil {
 		return fmt.Errorf("list attributes: %w", err)
 	}
 	for name := range had {
 		if _, ok := names[name]; !ok && strings.HasPrefix(name, "system.posix_acl_") {
-			if err := unix.Removexattr(to, name); err != nil {
+			if err := to.unset(name); err != nil {
 				return fmt.Errorf("attribute %s: %w", name, err)
 			}
 		}
 	}
 	for name := range names {
-		value, err := Xattr(from, name)
+		value, err := from.xattr(name)
 		if errors.Is(err, unix.ENODATA) {
 			continue // listed by a security module, and nobody has set it
 		}
 		if err == nil {
-			err = unix.Setxattr(to, name, value, 0)
+			err = to.set(name, value)
 		}
 		if err != nil {
 			return fmt.Errorf("attribute %s: %w", name, err)
@@ -67,22 +121,20 @@ func (c *copier) xattrs(from, to string) error {
 	return nil
 }
 
-func listXattrs(path string) (map[string]struct{}, error) {
-	var buf []byte
-	for {
-		n, err := unix.Listxattr(path, nil)
-		if errors.Is(err, unix.EOPNOTSUPP) || err == nil && n == 0 {
+func (f file) xattrs() (map[string]struct{}, error) {
+	var small [512]byte
+	for buf := small[:]; ; {
+		n, err := f.list(buf)
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP) || err == nil && n == 0:
 			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		buf = make([]byte, n)
-		n, err = unix.Listxattr(path, buf)
-		if errors.Is(err, unix.ERANGE) {
+		case errors.Is(err, unix.ERANGE):
+			if n, err = f.list(nil); err != nil {
+				return nil, err
+			}
+			buf = make([]byte, n+256)
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return nil, err
 		}
 		names := map[string]struct{}{}
@@ -95,12 +147,12 @@ func listXattrs(path string) (map[string]struct{}, error) {
 	}
 }
 
-// Xattr reads an extended attribute of any size.
-func Xattr(path, name string) ([]byte, error) {
+// xattr reads an extended attribute of any size.
+func (f file) xattr(name string) ([]byte, error) {
 	for buf := make([]byte, 256); ; {
-		n, err := unix.Getxattr(path, name, buf)
+		n, err := f.get(name, buf)
 		if errors.Is(err, unix.ERANGE) {
-			if n, err = unix.Getxattr(path, name, nil); err == nil {
+			if n, err = f.get(name, nil); err == nil {
 				buf = make([]byte, n+256)
 				continue
 			}

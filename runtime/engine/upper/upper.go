@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,15 +31,14 @@ type copier struct {
 	root  int              // of the copy
 	usage Usage
 	buf   []byte
-	mark  func(path string, st *unix.Stat_t, from, to string) error
+	mark  func(path string, st *unix.Stat_t, from, to int) error
 }
 
 // Option changes what Copy does.
 type Option func(*copier)
 
-// Marked has Copy call mark for each regular file once its copy is complete. from and to name both by way of descriptors of
-// the caller's process, valid during the call.
-func Marked(mark func(path string, st *unix.Stat_t, from, to string) error) Option {
+// Marked has Copy call mark for each regular file once its copy is complete. from and to are both, open during the call.
+func Marked(mark func(path string, st *unix.Stat_t, from, to int) error) Option {
 	return func(c *copier) { c.mark = mark }
 }
 
@@ -69,7 +67,7 @@ func Copy(from, to string, options ...Option) (Usage, error) {
 	if err := c.entries(src, dst, ""); err != nil {
 		return c.usage, fmt.Errorf("copy %s: %w", from, err)
 	}
-	if err := c.attributes(link(src), link(dst), &st); err != nil {
+	if err := attributes(file{fd: src}, file{fd: dst}, &st); err != nil {
 		return c.usage, fmt.Errorf("copy %s: %w", from, err)
 	}
 	return c.usage, nil
@@ -78,10 +76,6 @@ func Copy(from, to string, options ...Option) (Usage, error) {
 func openDir(at int, name string) (int, error) {
 	return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
-
-// link names an open file, also one that was opened by O_PATH and a symbolic link: system calls that take a path do not
-// follow that one any further.
-func link(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // entries copies what is in a directory.
 func (c *copier) entries(src, dst int, path string) error {
@@ -160,7 +154,7 @@ func (c *copier) entry(src, dst int, name, path string) error {
 		return err
 	}
 	defer unix.Close(to)
-	return c.attributes(link(from), link(to), &st)
+	return attributes(file{from, true}, file{to, true}, &st)
 }
 
 func (c *copier) directory(src, dst int, name, path string, st *unix.Stat_t) error {
@@ -180,11 +174,11 @@ func (c *copier) directory(src, dst int, name, path string, st *unix.Stat_t) err
 	if err := c.entries(from, to, path); err != nil {
 		return err
 	}
-	return c.attributes(link(from), link(to), st) // last: what is made in it changes its time
+	return attributes(file{fd: from}, file{fd: to}, st) // last: what is made in it changes its time
 }
 
 func (c *copier) regular(from, dst int, name, path string, st *unix.Stat_t) error {
-	src, err := unix.Open(link(from), unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC, 0)
+	src, err := unix.Open(file{from, true}.path(), unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -197,10 +191,10 @@ func (c *copier) regular(from, dst int, name, path string, st *unix.Stat_t) erro
 	if err := Contents(src, to, st.Size, &c.buf); err != nil {
 		return err
 	}
-	if err := c.attributes(link(src), link(to), st); err != nil || c.mark == nil {
+	if err := attributes(file{fd: src}, file{fd: to}, st); err != nil || c.mark == nil {
 		return err
 	}
-	return c.mark(path, st, link(src), link(to))
+	return c.mark(path, st, src, to)
 }
 
 func symlink(from, dst int, name string) error {
