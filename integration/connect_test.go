@@ -75,7 +75,7 @@ func TestConnect(t *testing.T) {
 	needsRouting(t)
 	for _, concurrency := range []string{"strict", "parallel"} {
 		t.Run(concurrency, func(t *testing.T) {
-			s := serveRedis(t, "--path", "connect", "--concurrency", concurrency)
+			s := serveRedis(t, "--path", "connect", "--concurrency", concurrency, "--spares", "0")
 			apps := map[int][]*client{}
 			for _, uid := range []int{0, 2001, 2002} {
 				first := s.app(uid)
@@ -235,4 +235,97 @@ func TestConnectPermissions(t *testing.T) {
 	c := s.app(2001)
 	c.expect("v", "get", "k")
 	s.straight(c, true)
+}
+
+// TestConnectSpares: apps that nobody has seen connect straight to spare instances as long as there are any; each gets one of
+// its own, whichever way its connections come.
+func TestConnectSpares(t *testing.T) {
+	needsRouting(t)
+	for _, concurrency := range []string{"strict", "parallel"} {
+		t.Run(concurrency, func(t *testing.T) {
+			s := serveRedis(t, "--path", "connect", "--concurrency", concurrency, "--spares", "2")
+			other := filepath.Join(filepath.Dir(s.socket), "link")
+			if err := os.Symlink(s.socket, other); err != nil {
+				t.Fatal(err)
+			}
+			straight, apps := 0, map[int][]*client{}
+			for end := time.Now().Add(deadline); straight < 5; time.Sleep(20 * time.Millisecond) {
+				uid := 3000 + len(apps)
+				if time.Now().After(end) {
+					t.Fatalf("%d of %d new apps came straight to their instances\n%s", straight, len(apps), s.log())
+				}
+				done := make(chan *client, 4)
+				for i := range 4 { // all at once, and not all of them by the name that is led
+					go func() {
+						conn, err := dialAs(uid, []string{s.socket, other}[i%2])
+						if err != nil {
+							t.Error(err)
+							done <- nil
+							return
+						}
+						c := newClient(t, conn)
+						if _, err := c.ask("incr", "n"); err != nil {
+							t.Error(err)
+						}
+						done <- c
+					}()
+				}
+				for range 4 {
+					c := <-done
+					if c == nil {
+						t.FailNow()
+					}
+					t.Cleanup(func() { _ = c.conn.Close() })
+					if filepath.Dir(c.peer()) == s.site() {
+						straight++
+					}
+					apps[uid] = append(apps[uid], c)
+				}
+				for _, c := range apps[uid] {
+					c.expect("4", "get", "n")
+				}
+			}
+			for uid := 4000; ; uid++ { // the very first connection of an app
+				c := s.app(uid)
+				c.expect(":1", "incr", "n")
+				for range 3 {
+					c.expect(fmt.Sprintf(":%d", len(apps[uid])+2), "incr", "n")
+					apps[uid] = append(apps[uid], c)
+				}
+				if filepath.Dir(c.peer()) == s.site() {
+					break
+				}
+				if uid == 4500 {
+					t.Fatalf("no app claims a spare\n%s", s.log())
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			for _, list := range apps {
+				for _, c := range list {
+					c.expect("4", "get", "n")
+				}
+			}
+			if got := len(s.apps()); got != len(apps) {
+				t.Errorf("%d apps on record, want %d", got, len(apps))
+			}
+			if err := unix.Kill(s.monitor(), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			s.ok("apps", s.id)
+			for uid, list := range apps {
+				for _, c := range list {
+					c.expect("4", "get", "n")
+				}
+				again := s.app(uid)
+				again.expect("4", "get", "n")
+			}
+			s.ok("delete", "--force", s.id)
+			if err := os.Remove(other); err != nil {
+				t.Fatal(err)
+			}
+			if left := s.traces(); len(left) > 0 {
+				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+			}
+		})
+	}
 }

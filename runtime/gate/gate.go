@@ -51,6 +51,19 @@ type PromptMonitor interface {
 	PromptCrashed(app instance.App, exit engine.Exit, open []engine.ConnID) (rep Replacement, ok bool, err error)
 }
 
+// SparingMonitor is implemented by a Monitor that has instances for apps which nobody has seen yet. Its methods may be called
+// from any goroutine; TakeSpare never waits.
+type SparingMonitor interface {
+	// TakeSpare returns an instance in the state of the base that is nobody's, or nil. It is the gate's until it is given or
+	// returned. It is not on record: the next monitor ends it.
+	TakeSpare() engine.Instance
+	// GiveSpare makes in the instance of app, which must have none and be in the state of the base. After an error in has been
+	// ended.
+	GiveSpare(ctx context.Context, app instance.App, in engine.Instance) error
+	// ReturnSpare ends in.
+	ReturnSpare(in engine.Instance) error
+}
+
 // Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in
 // Plumbed did not exist in the state it was branched from; the gate dials them anew.
 type Replacement struct {

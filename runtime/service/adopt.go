@@ -199,7 +199,7 @@ func (m *Monitor) newSocketGate(bound func()) (gate.Gate, error) {
 	}
 	return socket.New(socket.Config{
 		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
-		Resume: m.liveApps(), RouteID: m.routeID(),
+		Resume: m.liveApps(), Known: m.knownApps(), RouteID: m.routeID(),
 	})
 }
 

@@ -1,10 +1,15 @@
 package service
 
 import (
+	"context"
 	"errors"
+	"fmt"
 
+	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fork"
+	"corsa.dev/corsa/runtime/gate"
 	"corsa.dev/corsa/runtime/gate/route"
+	"corsa.dev/corsa/runtime/instance"
 	"corsa.dev/corsa/spec"
 )
 
@@ -45,6 +50,52 @@ func (m *Monitor) routeID() string {
 	}
 	return m.ref.layout().routeID()
 }
+
+// knownApps are all apps on record.
+func (m *Monitor) knownApps() []instance.App {
+	var all []instance.App
+	for _, a := range m.ledger.apps() {
+		all = append(all, a.App)
+	}
+	return all
+}
+
+var _ gate.SparingMonitor = (*Monitor)(nil)
+
+// TakeSpare implements gate.SparingMonitor.
+func (m *Monitor) TakeSpare() engine.Instance {
+	x := m.spares.take(nil, instance.Base)
+	if x == nil {
+		return nil
+	}
+	m.spares.nudge()
+	return x.give(nil).Instance
+}
+
+// GiveSpare implements gate.SparingMonitor.
+func (m *Monitor) GiveSpare(_ context.Context, app instance.App, in engine.Instance) error {
+	h := m.holding(app)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := m.ledger.refusal(app)
+	switch head := m.ledger.head(app); {
+	case err != nil:
+	case h.inst != nil || h.left || head != instance.Base:
+		err = fmt.Errorf("app %s is not new: it has an instance or checkpoints", app)
+	default:
+		err = m.ledger.branched(app, head, in.Handle())
+	}
+	if err != nil {
+		return errors.Join(err, m.spares.retire(in))
+	}
+	h.inst, h.given = in, true
+	m.spares.want(h)
+	m.event(Event{Type: EventInstance, App: app, Checkpoint: string(instance.Base), Detail: fmt.Sprintf("pid %d, a spare", in.PID())})
+	return nil
+}
+
+// ReturnSpare implements gate.SparingMonitor.
+func (m *Monitor) ReturnSpare(in engine.Instance) error { return m.spares.retire(in) }
 
 // unroute removes what leads apps to the service's instances, which is nothing if the service never came so far.
 func (l layout) unroute(svc *spec.Service) error {

@@ -45,13 +45,14 @@ type app struct {
 	fresh    []*conn // not known to be accepted by the service
 	dirty    []*conn // got bytes since the app was last quiet
 
-	direct []*direct // connections that the gate has nothing to do with
-	swept  int       // how many of them were looked at
-	doors  []door    // to its instance, if it is led there
-	led    bool
-	used   uint32 // how often, when that was last looked at
-	usedAt int64  // when that had changed
-	guests bool   // there may be connections in the instance that are not known
+	direct   []*direct // connections that the gate has nothing to do with
+	swept    int       // how many of them were looked at
+	doors    []door    // to its instance, if it is led there
+	led      bool
+	used     uint32 // how often, when that was last looked at
+	usedAt   int64  // when that had changed
+	promised bool   // the loop is about to hear that the app has claimed a spare
+	guests   bool   // there may be connections in the instance that are not known
 
 	former    bool    // its instance may have some that an earlier gate made
 	handing   []*conn // to become direct once the service has accepted them

@@ -31,7 +31,8 @@ type routing struct {
 	public []*endpoint   // in the router's order
 	sites  []*route.Site // of these
 	shut   []door        // of instances that are gone; a connect() that was led before may still arrive
-	lost   bool          // something else stands at a public address
+	offers map[route.Spare]*offer
+	lost   bool // something else stands at a public address
 }
 
 // A door is a duplicate of an instance's own listener.
@@ -56,6 +57,7 @@ func (g *Gate) openRoutes() {
 	}
 	g.routing = r
 	g.beat()
+	go g.hearClaims(r.router)
 }
 
 func (g *Gate) newRouting() (*routing, error) {
@@ -65,7 +67,7 @@ func (g *Gate) newRouting() (*routing, error) {
 	if g.cfg.RouteID == "" {
 		return nil, fmt.Errorf("%w: the engine binds no listeners that apps can reach", route.ErrUnsupported)
 	}
-	r := &routing{}
+	r := &routing{offers: map[route.Spare]*offer{}}
 	var names []string
 	for _, ep := range g.eps {
 		if ep.network != "unix" || len(names) == route.MaxPublic {
@@ -90,7 +92,8 @@ func (g *Gate) newRouting() (*routing, error) {
 	return r, nil
 }
 
-// forgetWays blocks the apps of a former gate whose instances are not taken over.
+// forgetWays blocks the apps of a former gate whose instances are not taken over, those that it never led included: a known
+// app does not begin anew. It takes back what that gate has offered: the instances are gone.
 func (g *Gate) forgetWays(r *route.Router) error {
 	ways, err := r.Ways()
 	if err != nil {
@@ -105,6 +108,16 @@ func (g *Gate) forgetWays(r *route.Router) error {
 		if err := r.Block(uid); err != nil {
 			return err
 		}
+	}
+	for _, key := range g.cfg.Known {
+		if uid, ok := uidOf(key); ok {
+			if _, err := r.Reserve(uid); err != nil {
+				return err
+			}
+		}
+	}
+	for id := range r.Offers() {
+		r.Withdraw(id)
 	}
 	return nil
 }
@@ -138,6 +151,7 @@ func (g *Gate) beat() {
 			}
 		}
 	}
+	g.offerSpares()
 	r.router.Beat()
 }
 
@@ -166,6 +180,7 @@ func (g *Gate) lead(a *app) {
 	}
 	if err != nil {
 		g.unlead(a)
+		err = errors.Join(err, r.router.Block(uid)) // it may never have been led
 		reason := err.Error()
 		a.counters.unled.Store(&reason)
 		if !errors.Is(err, route.ErrUnsupported) && !errors.Is(err, engine.ErrGone) {
@@ -201,30 +216,44 @@ func (g *Gate) openWay(a *app, uid uint32) ([]string, error) {
 	if len(a.doors) > 0 { // it is the same instance
 		return to, nil
 	}
-	return to, g.openDoors(a)
+	var err error
+	if a.doors, err = g.doorsOf(a.inst); err != nil {
+		return nil, err
+	}
+	return to, g.watchDoors(a)
 }
 
-func (g *Gate) openDoors(a *app) error {
-	h, ok := a.inst.(engine.SocketHolder)
+// doorsOf duplicates the listeners of an instance.
+func (g *Gate) doorsOf(in engine.Instance) (doors []door, err error) {
+	h, ok := in.(engine.SocketHolder)
 	if !ok {
-		return fmt.Errorf("%w: the engine does not show sockets", route.ErrUnsupported)
+		return nil, fmt.Errorf("%w: the engine does not show sockets", route.ErrUnsupported)
 	}
 	list, err := h.ListenerSockets()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range list {
 		fd, err := h.DuplicateSocket(s)
 		if err != nil {
-			return err
+			for _, d := range doors {
+				_ = unix.Close(d.fd)
+			}
+			return nil, err
 		}
-		d := door{ep: g.eps[s.Listener], fd: fd}
-		d.slot, err = g.watch(fd, unix.EPOLLIN|unix.EPOLLONESHOT, entry{kind: slotDoor, app: a, ep: d.ep})
-		a.doors = append(a.doors, d)
-		if err != nil {
+		doors = append(doors, door{ep: g.eps[s.Listener], fd: fd})
+	}
+	return doors, nil
+}
+
+func (g *Gate) watchDoors(a *app) error {
+	for i := range a.doors {
+		d := &a.doors[i]
+		var err error
+		if d.slot, err = g.watch(d.fd, unix.EPOLLIN|unix.EPOLLONESHOT, entry{kind: slotDoor, app: a, ep: d.ep}); err != nil {
 			return fmt.Errorf("watch a listener of the instance: %w", err)
 		}
-		a.doors[len(a.doors)-1].armed = true
+		d.armed = true
 	}
 	return nil
 }
@@ -340,6 +369,7 @@ func (g *Gate) closeRoutes() {
 	if g.routing == nil {
 		return
 	}
+	g.closeOffers()
 	doors := g.routing.shut
 	for _, a := range g.apps {
 		doors = append(doors, a.doors...)

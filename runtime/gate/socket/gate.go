@@ -40,6 +40,8 @@ type Config struct {
 	After engine.ConnID
 	// Apps are those of an earlier monitor that are still to come to an end: see Departed.
 	Apps []instance.App
+	// Known are all apps of earlier monitors: they do not get spares as new ones do.
+	Known []instance.App
 	// RouteID names the service to package route, if the instances' listeners stand in its Sites. "": they do not.
 	RouteID string
 	// Resume are apps of an earlier monitor whose instances may have direct connections.

@@ -39,6 +39,9 @@ func (g *Gate) background(job func(ctx context.Context) func()) {
 // load asks the monitor for a's instance.
 func (g *Gate) load(a *app) {
 	g.occupy(a)
+	if g.promisedTo(a) {
+		return
+	}
 	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
 		if in, ok := p.PromptInstance(a.key); ok {
 			g.post(func() { g.employ(a, in) })
