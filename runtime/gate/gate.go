@@ -49,6 +49,8 @@ type PromptMonitor interface {
 	PromptInstance(app instance.App) (in engine.Instance, ok bool)
 	// PromptCrashed is Monitor.Crashed.
 	PromptCrashed(app instance.App, exit engine.Exit, open []engine.ConnID) (rep Replacement, ok bool, err error)
+	// Prompted is called after one of these has given something, when the app goes on: what can wait is done then.
+	Prompted()
 }
 
 // SparingMonitor is implemented by a Monitor that has instances for apps which nobody has seen yet. Its methods may be called

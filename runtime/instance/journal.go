@@ -36,15 +36,40 @@ func sum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, c
 
 // AppendRecord appends r to buf as one line of a journal.
 func AppendRecord(buf []byte, r Record) ([]byte, error) {
-	record, err := json.Marshal(r)
+	record, err := r.encode()
 	if err != nil {
 		return buf, fmt.Errorf("encode record %q: %w", r.Kind, err)
 	}
-	text, err := json.Marshal(line{Version: JournalVersion, Sum: sum(record), Record: record})
-	if err != nil {
-		return buf, fmt.Errorf("encode record %q: %w", r.Kind, err)
+	// As encoding/json writes a line. An app may be waiting, and that would read the whole record two times more.
+	buf = fmt.Appendf(buf, `{"v":%d,"crc32c":"%s","record":`, JournalVersion, sum(record))
+	return append(append(buf, record...), '}', '\n'), nil
+}
+
+// encode is json.Marshal, except that what is JSON already is copied.
+func (r Record) encode() ([]byte, error) {
+	handle, model := r.Handle, r.Model
+	if !compactJSON(handle) || !compactJSON(model) {
+		return json.Marshal(r)
 	}
-	return append(append(buf, text...), '\n'), nil
+	r.Handle, r.Model = nil, nil
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	out := append(make([]byte, 0, len(text)+len(handle)+len(model)+32), text[:len(text)-1]...)
+	if len(handle) > 0 {
+		out = append(append(out, `,"handle":`...), handle...)
+	}
+	if len(model) > 0 {
+		out = append(append(out, `,"model":`...), model...)
+	}
+	return append(out, '}'), nil
+}
+
+// compactJSON reports whether a valid text can stand in a line as it is: json.Marshal would not change it.
+func compactJSON(text []byte) bool {
+	const firstOfSeparators = 0xe2 // U+2028 and U+2029, and others
+	return !bytes.ContainsAny(text, " \t\r\n<>&") && bytes.IndexByte(text, firstOfSeparators) < 0
 }
 
 // WriteRecords writes records to a journal in a single call of w.Write, so that one crash tears at most one of

@@ -263,6 +263,7 @@ func (m *Monitor) Crashed(ctx context.Context, app instance.App, exit engine.Exi
 // replace counts a crash of h's instance and returns what takes its place. h.mu is held.
 func (m *Monitor) replace(ctx context.Context, h *holding, exit engine.Exit, open []engine.ConnID) (gate.Replacement, error) {
 	app := h.app
+	defer m.spares.nudge()
 	m.metrics.crashes.WithLabelValues(string(app)).Inc()
 	m.event(Event{Type: EventCrash, App: app, Detail: describeExit(exit)})
 	former := h.inst

@@ -73,7 +73,7 @@ func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (vie
 			return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 		}
 		h.inst = rep.Instance
-		m.spares.want(h)
+		defer m.spares.want(h)
 		if old != nil && old != rep.Instance {
 			if err := m.spares.retire(old); err != nil {
 				m.log.WithField("app", string(app)).WithError(err).Error("cannot end the instance that was rolled back")

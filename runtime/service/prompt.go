@@ -35,7 +35,7 @@ func (m *Monitor) PromptInstance(app instance.App) (engine.Instance, bool) {
 	if x == nil {
 		return nil, false
 	}
-	defer m.spares.want(h)
+	defer m.spares.plan(h)
 	rep := x.give(nil)
 	if err := m.ledger.branched(app, head, x.handle); err != nil {
 		err = errors.Join(err, m.spares.retire(rep.Instance))
@@ -67,7 +67,7 @@ func (m *Monitor) PromptCrashed(app instance.App, exit engine.Exit, open []engin
 	if x == nil {
 		return rep, false, nil
 	}
-	defer m.spares.want(h)
+	defer m.spares.plan(h)
 	former := h.inst
 	h.inst = nil
 	rep = x.give(open)
@@ -84,6 +84,9 @@ func (m *Monitor) PromptCrashed(app instance.App, exit engine.Exit, open []engin
 	m.replacedEvent(h, head, rep)
 	return rep, true, nil
 }
+
+// Prompted implements gate.PromptMonitor. To wake another thread takes longer than all of the above.
+func (m *Monitor) Prompted() { m.spares.nudge() }
 
 // abandonReplacement has an instance ended that nobody has got.
 func (m *Monitor) abandonReplacement(rep gate.Replacement) error {

@@ -126,6 +126,9 @@ func (s *spares) close() error {
 
 // nudge has the goroutine look what there is to do.
 func (s *spares) nudge() {
+	if s == nil {
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -137,6 +140,12 @@ func (s *spares) want(h *holding) {
 	if s == nil {
 		return
 	}
+	s.plan(h)
+	s.nudge()
+}
+
+// plan is want, which nudge has to follow.
+func (s *spares) plan(h *holding) {
 	head := s.m.ledger.head(h.app)
 	if h.spare != nil && h.spare.from != head {
 		s.drop(h)
@@ -148,7 +157,6 @@ func (s *spares) want(h *holding) {
 	} else {
 		s.due[h] = time.Now().Add(max(spareAfter, spareShare*s.cost))
 	}
-	s.nudge()
 }
 
 // drop has h's spare, if there is one, ended. h.mu is held.
@@ -173,7 +181,7 @@ func (s *spares) disown(h *holding) {
 	s.owners = slices.DeleteFunc(s.owners, func(o *holding) bool { return o == h })
 }
 
-// retire has an instance ended that nobody uses any more. Without spares that is done at once.
+// retire has an instance ended that nobody uses any more, at the next nudge. Without spares that is done at once.
 func (s *spares) retire(in engine.Instance) error {
 	if s == nil {
 		return ignoreGone(in.Kill())
@@ -184,7 +192,6 @@ func (s *spares) retire(in engine.Instance) error {
 		return ignoreGone(in.Kill())
 	}
 	s.retired = append(s.retired, in)
-	s.nudge()
 	return nil
 }
 

@@ -63,6 +63,7 @@ func TestNewAppTakesASpareOfTheBase(t *testing.T) {
 	if !ok || in != first {
 		t.Fatalf("got %v, %v", in, ok)
 	}
+	m.Prompted()
 	if again, err := m.Instance(t.Context(), "uid:1"); err != nil || again != in {
 		t.Errorf("asked again: %v, %v", again, err)
 	}
@@ -116,6 +117,7 @@ func TestCrashAndRestoreTakeTheSpare(t *testing.T) {
 	if err != nil || !ok || rep.Instance != x.inst {
 		t.Fatalf("%v, %v, %v", rep.Instance, ok, err)
 	}
+	m.Prompted()
 	if a, err := m.ledger.app(app); err != nil || a.Crashes != 1 {
 		t.Errorf("%d crashes, %v", a.Crashes, err)
 	}

@@ -46,7 +46,7 @@ func (g *Gate) crashed(a *app) {
 	}
 	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
 		if rep, ok, err := p.PromptCrashed(a.key, exit, open); ok {
-			g.post(func() { replaced(rep, err) })
+			g.promptly(p, func() { replaced(rep, err) })
 			return
 		}
 	}

@@ -36,6 +36,14 @@ func (g *Gate) background(job func(ctx context.Context) func()) {
 	}()
 }
 
+// promptly goes on with what the monitor had ready, and tells it in the round after, when instances have been activated.
+func (g *Gate) promptly(m gate.PromptMonitor, goOn func()) {
+	g.post(func() {
+		goOn()
+		g.post(m.Prompted)
+	})
+}
+
 // load asks the monitor for a's instance.
 func (g *Gate) load(a *app) {
 	g.occupy(a)
@@ -44,7 +52,7 @@ func (g *Gate) load(a *app) {
 	}
 	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
 		if in, ok := p.PromptInstance(a.key); ok {
-			g.post(func() { g.employ(a, in) })
+			g.promptly(p, func() { g.employ(a, in) })
 			return
 		}
 	}
