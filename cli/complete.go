@@ -20,6 +20,7 @@ var completions = map[string][]string{
 	"checkpoint":  words(spec.LegalCheckpoint),
 	"on-crash":    words(spec.LegalCrash),
 	"concurrency": words(spec.LegalConcurrency),
+	"huge-pages":  words(spec.LegalHugePages),
 	"path":        words(spec.LegalPath),
 }
 

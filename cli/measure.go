@@ -78,7 +78,7 @@ func newMeasureCommand(*globals) *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads, a size in MiB, threads=N or vmas=N; may be repeated (default: all)")
+	fl.StringSliceVar(&services, "service", nil, "what to measure: redis, threads, a size in MiB, huge=MIB, threads=N or vmas=N; may be repeated (default: all)")
 	fl.StringSliceVar(&o.Engines, "engine", nil, "fork or kmod; may be repeated (default: all that this host has, side by side)")
 	fl.StringVar(&gate, "gate", spec.GateSocket, "how clients call: socket or binder")
 	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --gate binder 128, with --quick 16)")

@@ -46,6 +46,7 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	value(spec.KeyCheckpoint, "when to take checkpoints: "+spec.LegalCheckpoint+" (default manual)")
 	value(spec.KeyHistory, "checkpoints to keep for each app: "+spec.LegalHistory+" (default 16)")
 	value(spec.KeyHistoryBytes, "memory to keep for each app's checkpoints: "+spec.LegalHistoryBytes)
+	value(spec.KeyHugePages, "whether to make huge pages of the service's memory: "+spec.LegalHugePages+" (default auto: where they cost hardly any memory)")
 	value(spec.KeySpares, "instances to keep ready for new apps, and one for each checkpoint that an app is at: "+spec.LegalSpares+" (default 1; 0: none)")
 	value(spec.KeyOnCrash, "what to do when an instance dies: "+spec.LegalCrash+" (default restore)")
 	value(spec.KeyCrashReply, "what to answer to a request that died with its instance: "+spec.LegalCrashReply+" (default: reset the connection)")

@@ -27,6 +27,7 @@ const (
 	KeyCheckpoint   = Prefix + "checkpoint"    // LegalCheckpoint; default manual
 	KeyHistory      = Prefix + "history"       // LegalHistory; default 16
 	KeyHistoryBytes = Prefix + "history-bytes" // LegalHistoryBytes; default 0
+	KeyHugePages    = Prefix + "huge-pages"    // LegalHugePages; default auto
 	KeySpares       = Prefix + "spares"        // LegalSpares; default 1
 	KeyOnCrash      = Prefix + "on-crash"      // LegalCrash; default restore
 	KeyCrashReply   = Prefix + "crash-reply"   // LegalCrashReply; default empty: reset the connection
@@ -52,6 +53,7 @@ var setters = map[string]func(*Service, string) error{
 	KeyCheckpoint:   func(s *Service, v string) (err error) { s.Checkpoint, err = ParseCheckpointPolicy(v); return },
 	KeyHistory:      func(s *Service, v string) (err error) { s.History, err = ParseHistory(v); return },
 	KeyHistoryBytes: func(s *Service, v string) (err error) { s.HistoryBytes, err = ParseBytes(v); return },
+	KeyHugePages:    func(s *Service, v string) (err error) { s.HugePages, err = ParseHugePages(v); return },
 	KeySpares:       func(s *Service, v string) (err error) { s.Spares, err = ParseSpares(v); return },
 	KeyOnCrash:      func(s *Service, v string) (err error) { s.OnCrash, err = ParseCrashPolicy(v); return },
 	KeyCrashReply:   func(s *Service, v string) (err error) { s.CrashReply, err = ParseCrashReply(v); return },
@@ -79,6 +81,7 @@ func Default() *Service {
 		AppKey:      AppKeyUID,
 		Checkpoint:  CheckpointPolicy{Mode: CheckpointManual},
 		History:     16,
+		HugePages:   HugePagesAuto,
 		Spares:      1,
 		OnCrash:     CrashPolicy{Mode: CrashRestore},
 		Concurrency: Strict,
@@ -168,6 +171,7 @@ func (s *Service) Annotations() map[string]string {
 		KeyAppKey:      string(s.AppKey),
 		KeyCheckpoint:  s.Checkpoint.String(),
 		KeyHistory:     strconv.Itoa(s.History),
+		KeyHugePages:   string(cmp.Or(s.HugePages, HugePagesOff)),
 		KeySpares:      strconv.Itoa(s.Spares),
 		KeyOnCrash:     s.OnCrash.String(),
 		KeyConcurrency: string(s.Concurrency),

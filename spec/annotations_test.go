@@ -71,6 +71,7 @@ func TestBadAnnotations(t *testing.T) {
 		{"history-bytes=1X", `dev.corsa.history-bytes="1X"`},
 		{"history-bytes=-1", `dev.corsa.history-bytes="-1"`},
 		{"history-bytes=9999999999T", `63 bits`},
+		{"huge-pages=yes", `dev.corsa.huge-pages="yes"; auto, on, off`},
 		{"spares=-1", `dev.corsa.spares="-1"; a number, 0 to 64`},
 		{"spares=65", `dev.corsa.spares="65"; 0 to 64`},
 		{"on-crash=retry", `dev.corsa.on-crash="retry"; needs a number`},
@@ -230,6 +231,7 @@ func randomSocket(r *rand.Rand) *spec.Service {
 	s.OnCrash = []spec.CrashPolicy{{Mode: spec.CrashRestore}, {Mode: spec.CrashStop}, {Mode: spec.CrashRetry, Retries: 1 + r.IntN(9)}}[r.IntN(3)]
 	s.History = 1 + r.IntN(1000)
 	s.HistoryBytes = r.Int64N(3) * r.Int64()
+	s.HugePages = spec.HugePages(pick("auto", "on", "off"))
 	s.Spares = r.IntN(3) * r.IntN(spec.MaxSpares/2)
 	reply := make([]byte, r.IntN(6))
 	for i := range reply {

@@ -18,6 +18,7 @@ const (
 	LegalCheckpoint   = "every, every=N (N at least 1), interval=DURATION (such as 500ms or 10s), manual"
 	LegalCrash        = "restore, retry=N (N at least 1), stop"
 	LegalHistory      = "a number, at least 1"
+	LegalHugePages    = "auto, on, off"
 	LegalSpares       = "a number, 0 to 64"
 	LegalHistoryBytes = "a number of bytes, optionally with K, M, G or T (powers of 1024); 0 means no limit"
 	LegalCrashReply   = `text with the escapes \r \n \t \0 \xHH \\`

@@ -81,9 +81,10 @@ type Service struct {
 	Binder       Binder     // for GateBinder
 	AppKey       AppKey
 	Checkpoint   CheckpointPolicy
-	History      int   // checkpoints kept per app; at least 1
-	HistoryBytes int64 // unique bytes kept by one app's checkpoints; 0 means no limit
-	Spares       int   // instances kept ready for new apps; 0: none, nor for checkpoints
+	History      int       // checkpoints kept per app; at least 1
+	HistoryBytes int64     // unique bytes kept by one app's checkpoints; 0 means no limit
+	HugePages    HugePages // "", in records of earlier versions, is HugePagesOff
+	Spares       int       // instances kept ready for new apps; 0: none, nor for checkpoints
 	OnCrash      CrashPolicy
 	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
 	Concurrency  Concurrency

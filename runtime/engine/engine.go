@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"corsa.dev/corsa/spec"
 )
 
 // Engine makes Services. Implementations are safe for concurrent use.
@@ -53,7 +55,9 @@ type Target struct {
 	// may be let into these. "" and what is missing is Dir. A listener there has a name that cannot be guessed and is not
 	// the one that it is bound to, which everybody can read, and it lets in nobody but root.
 	Dirs []string
-	Log  *logrus.Entry
+	// HugePages says whether the engine makes huge pages of the process's memory before it adopts it. It is up to the engine.
+	HugePages spec.HugePages
+	Log       *logrus.Entry
 }
 
 // Address names a listening socket as the service bound it.
@@ -187,6 +191,7 @@ type Image interface {
 type Memory struct {
 	Resident int64 // mapped pages, shared or not
 	Unique   int64 // private to it: what would be freed if it went
+	Huge     int64 // of the resident, in huge pages
 	Shared   int64 // resident minus unique: held together with the base or other checkpoints
 	Files    int64 // disk space of what it has written to private directories; it would go with it, too
 }

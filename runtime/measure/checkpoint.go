@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"corsa.dev/corsa/runtime/engine"
 )
 
 // checkpoints measures t_C of one service, in turns with fork() by the same instance.
@@ -64,6 +66,58 @@ func (r *run) checkpoints(s *subject) (err error) {
 		pause = pause.excess("fork()", describe(forks), target)
 	}
 	r.add(pause)
+	return nil
+}
+
+// writtenPages are 13 MiB.
+const writtenPages = 3328
+
+// written measures t_C of an instance that has written to some of its memory since its last checkpoint.
+func (r *run) written(s *subject) (err error) {
+	a, err := s.newApp(r.ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.end()) }()
+	r.Progress(s.name + ": checkpoint after writing")
+	var last engine.Image // without it pages would not be copied
+	defer func() {
+		if last != nil {
+			err = errors.Join(err, last.Discard())
+		}
+	}()
+	var pauses, parks, copies []time.Duration
+	err = r.repeat(50, 1000, func() error {
+		if err := a.turn(operation('d', writtenPages), s.reply); err != nil {
+			return err
+		}
+		if err := a.ask(s.echo, s.reply); err != nil {
+			return err
+		}
+		t0 := time.Now()
+		if err := a.park(); err != nil {
+			return err
+		}
+		parked := time.Since(t0)
+		img, tm, err := s.svc.Checkpoint(r.ctx, a.in, a.conns)
+		if err != nil {
+			return err
+		}
+		pauses, parks, copies = append(pauses, parked+tm.Paused()), append(parks, parked), append(copies, tm.Fork)
+		former := last
+		if last = img; former == nil {
+			return nil
+		}
+		return former.Discard()
+	})
+	if err != nil {
+		return err
+	}
+	park, fork := describe(parks), describe(copies)
+	r.add(Row{
+		Name: rowWritten, Service: s.name, CPU: AnyCPU, Value: describe(pauses), Parts: map[string]Dist{"park": park, "fork": fork},
+		Note: fmt.Sprintf("park %.0f, fork %.0f", park.P50, fork.P50),
+	})
 	return nil
 }
 

@@ -116,7 +116,10 @@ func methods() []string {
 			"private pages of a dormant instance, mean of 16.",
 		"swap in the kernel: one thread's exchange of one record for another, as corsa.ko times it; of it the memory: the exchange of " +
 			"page tables; activate in the kernel: the whole request. Only the kmod engine has these.",
+		"\"huge=N\" is N MiB in huge pages (huge-pages=auto). 13 MiB written: the same as pause t_C, when 3,328 neighbouring pages were " +
+			"written to since the last checkpoint, which is kept.",
 		"restore: end the instance, by SIGKILL or with kmod by abort or exit, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
-			"reply on that connection. Clearing away the dead instance is not included.",
+			"reply on that connection. Clearing away the dead instance is not included. restore, spare: the branch was made before.",
+		"new app: branch the base, connect and have a first reply; with a spare the branch was made before.",
 	}
 }

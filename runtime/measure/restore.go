@@ -23,20 +23,42 @@ func (r *run) restores(s *subject) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, img.Discard()) }()
-	const n = 1000
+	for _, spare := range []bool{false, true} {
+		if err := r.restore(a, img, spare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore measures it, with an instance that was branched before or not.
+func (r *run) restore(a *app, img engine.Image, spare bool) error {
+	s := a.s
+	branch := func() (engine.Instance, []engine.Plumbed, error) {
+		return s.svc.Branch(r.ctx, img, []engine.ConnID{a.id})
+	}
 	var times, deaths, branches []time.Duration
-	err = r.repeat(50, n, func() error {
+	err := r.repeat(50, 1000, func() error {
 		if err := a.turn(s.echo, s.reply); err != nil {
 			return err
+		}
+		var in engine.Instance
+		var plumbed []engine.Plumbed
+		var err error
+		if spare {
+			if in, plumbed, err = branch(); err != nil {
+				return err
+			}
 		}
 		t0 := time.Now()
 		if err := a.die(); err != nil {
 			return err
 		}
 		t1 := time.Now()
-		in, plumbed, err := s.svc.Branch(r.ctx, img, []engine.ConnID{a.id})
-		if err != nil {
-			return err
+		if !spare {
+			if in, plumbed, err = branch(); err != nil {
+				return err
+			}
 		}
 		t2 := time.Now()
 		old := a.in
@@ -64,13 +86,62 @@ func (r *run) restores(s *subject) (err error) {
 	if err != nil {
 		return err
 	}
-	death, branch, value := describe(deaths), describe(branches), describe(times)
-	r.add(Row{
-		Name: rowRestore, Service: s.name, CPU: AnyCPU, Value: value,
-		Parts: map[string]Dist{"death": death, "branch": branch},
-		Note:  fmt.Sprintf("death %.0f, branch %.0f", death.P50, branch.P50),
-	}.aim(targetRestore, value.P50))
+	death, branched, value := describe(deaths), describe(branches), describe(times)
+	row := Row{Name: rowSpare, Service: s.name, CPU: AnyCPU, Value: value, Parts: map[string]Dist{"death": death}, Note: fmt.Sprintf("death %.0f", death.P50)}
+	if !spare {
+		row.Name, row.Parts["branch"] = rowRestore, branched
+		row.Note += fmt.Sprintf(", branch %.0f", branched.P50)
+		row = row.aim(targetRestore, value.P50)
+	}
+	r.add(row)
 	return nil
+}
+
+// firsts measures how long a new app waits for its first reply.
+func (r *run) firsts(s *subject) error {
+	r.Progress(s.name + ": new apps")
+	for _, name := range []string{rowFirst, rowReady} {
+		var times []time.Duration
+		err := r.repeat(50, 1000, func() error {
+			t0 := time.Now()
+			in, _, err := s.svc.Branch(r.ctx, s.svc.Base(), nil)
+			if err != nil {
+				return err
+			}
+			if name == rowReady {
+				t0 = time.Now()
+			}
+			took, err := s.first(in, t0)
+			times = append(times, took)
+			return errors.Join(err, in.Kill())
+		})
+		if err != nil {
+			return err
+		}
+		r.add(Row{Name: name, Service: s.name, CPU: AnyCPU, Value: describe(times)})
+	}
+	return nil
+}
+
+// first has a dormant instance answer a first request, and says how long that is after begun.
+func (s *subject) first(in engine.Instance, begun time.Time) (time.Duration, error) {
+	fd, err := in.Dial(0)
+	if err != nil {
+		return 0, err
+	}
+	c, err := newConn(fd)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	if err := c.send(s.echo); err != nil {
+		return 0, err
+	}
+	if err := in.Activate(); err != nil {
+		return 0, err
+	}
+	err = c.receive(s.reply)
+	return time.Since(begun), err
 }
 
 // die ends an instance, which is active, and waits until that is known.

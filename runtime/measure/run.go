@@ -48,7 +48,7 @@ func ParseService(s string) (string, error) {
 	n, err := strconv.Atoi(number)
 	switch most := limits[kind]; {
 	case err != nil || n < 1 || n > most:
-		return "", fmt.Errorf("%q is %w: write redis, threads or a number of MiB from 1 to %d, or threads=N or vmas=N", s, ErrBadService, largestService)
+		return "", fmt.Errorf("%q is %w: write redis, threads or a number of MiB from 1 to %d, or huge=MIB, threads=N or vmas=N", s, ErrBadService, largestService)
 	case ok:
 		return kind + "=" + strconv.Itoa(n), nil
 	}
@@ -56,7 +56,7 @@ func ParseService(s string) (string, error) {
 }
 
 // limits are the greatest numbers of a service: of MiB, of threads and of mappings.
-var limits = map[string]int{"": largestService, "threads": 1000, "vmas": 30000}
+var limits = map[string]int{"": largestService, "huge": largestService, "threads": 1000, "vmas": 30000}
 
 // choose returns the engines of that names, or all that can be had here.
 func choose(names []string) ([]engine.Engine, error) {
@@ -85,7 +85,7 @@ func choose(names []string) ([]engine.Engine, error) {
 
 func (o *Options) complete() {
 	budget := 6 * time.Second
-	services, apps := []string{"1", "16", "128", "512", "threads", "redis"}, 1000
+	services, apps := []string{"1", "16", "128", "512", "huge=512", "threads", "redis"}, 1000
 	if o.Quick {
 		budget = 600 * time.Millisecond
 		services, apps = []string{"1", "128", "threads", "redis"}, 16
@@ -189,7 +189,10 @@ func (r *run) service(name string, first bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	steps := []func(*subject) error{r.switches, r.checkpoints, r.restores}
+	steps := []func(*subject) error{r.switches, r.checkpoints, r.restores, r.firsts}
+	if s.pages >= writtenPages {
+		steps = append(steps, r.written)
+	}
 	if s.sized && (name == "16" || first && !slices.Contains(r.Services, "16")) {
 		steps = append(steps, r.taxes)
 	}
@@ -251,6 +254,10 @@ const (
 	rowDormant = "dormant instance"
 	rowUnique  = "dormant, unique"
 	rowRestore = "restore"
+	rowSpare   = "restore, spare"
+	rowFirst   = "new app"
+	rowReady   = "new app, spare"
+	rowWritten = "pause t_C, 13 MiB written"
 	rowSwap    = "swap in the kernel"
 	rowSwapMM  = "of it the memory"
 	rowKernel  = "activate in the kernel"
@@ -268,7 +275,7 @@ const (
 
 func rank(name string) int {
 	return slices.Index([]string{
-		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowTax, rowRestore, rowGet, rowTurn, rowDormant, rowUnique,
+		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowTurn, rowDormant, rowUnique,
 	}, name)
 }
 

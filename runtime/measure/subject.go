@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/spec"
 )
 
 //go:embed service.py
@@ -36,6 +37,8 @@ type subject struct {
 	reply   int    // length of its reply
 	crash   []byte // a request at which it dies
 	conns   engine.ConnID
+	pages   int // that operation d can write to
+	huge    spec.HugePages
 }
 
 // startSubject starts a service and has the engine adopt it. name is what ParseService gives.
@@ -62,9 +65,15 @@ func startSubject(ctx context.Context, dir, name string, e engine.Engine) (*subj
 		}
 	case "vmas":
 		vmas = number
+	case "huge":
+		mib = number
+		s.name, s.huge = number+" MiB huge", spec.HugePagesAuto
 	default:
 		mib = name
 		s.name += " MiB"
+	}
+	if n, err := strconv.Atoi(mib); err == nil && s.sized { // ParseService has seen to that
+		s.pages = n << 20 / os.Getpagesize()
 	}
 	s.cmd = exec.Command("python3", "-c", pythonService, path, mib, strconv.Itoa(s.threads), vmas)
 	if !s.sized {
@@ -110,6 +119,7 @@ func (s *subject) start(ctx context.Context, path string) error {
 	quiet.SetOutput(io.Discard)
 	s.svc, err = s.engine.Adopt(ctx, engine.Target{
 		PID: s.cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: path}}, Dir: s.dir, Log: logrus.NewEntry(quiet),
+		HugePages: s.huge,
 	})
 	return err
 }

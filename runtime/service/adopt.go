@@ -101,7 +101,7 @@ func (m *Monitor) target(pid int, listeners []engine.Address) engine.Target {
 	t := engine.Target{
 		PID: pid, Shared: m.svc.Shared, Private: m.svc.Private, Files: m.ref.layout().files(), Listeners: listeners, Broker: m.brokerTarget, Dir: m.ref.layout().sockets(), Log: m.log,
 	}
-	t.Dirs = m.sites()
+	t.Dirs, t.HugePages = m.sites(), m.svc.HugePages
 	if m.inDriver() {
 		t.Binder = binderTarget(m.svc)
 	}

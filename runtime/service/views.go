@@ -34,12 +34,13 @@ type SparesView struct {
 type MemoryView struct {
 	Resident int64 `json:"resident"`
 	Unique   int64 `json:"unique"`
+	Huge     int64 `json:"huge"` // of the resident
 	Shared   int64 `json:"shared"`
 	Files    int64 `json:"files,omitempty"`
 }
 
 func viewMemory(m engine.Memory) *MemoryView {
-	return &MemoryView{Resident: m.Resident, Unique: m.Unique, Shared: m.Shared, Files: m.Files}
+	return &MemoryView{Resident: m.Resident, Unique: m.Unique, Huge: m.Huge, Shared: m.Shared, Files: m.Files}
 }
 
 // AppView describes an app. Switches, bytes and waiting time are counted since the monitor that answers began.

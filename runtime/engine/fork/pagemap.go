@@ -26,6 +26,7 @@ type pagemap struct {
 	pid     int
 	file    *os.File
 	buf     []byte
+	scans   bool         // private knows what is there
 	regions []scanRegion // the kernel writes here by address: it must not be on a stack, which may move
 }
 
@@ -37,7 +38,7 @@ func openPagemap(pid int) (*pagemap, error) {
 	if err != nil {
 		return nil, gone(pid, err)
 	}
-	return &pagemap{pid: pid, file: f, regions: make([]scanRegion, 256)}, nil
+	return &pagemap{pid: pid, file: f, regions: make([]scanRegion, 256), scans: true}, nil
 }
 
 func (p *pagemap) close() { _ = p.file.Close() } // only read
@@ -95,6 +96,7 @@ func (p *pagemap) private(start, end uint64) ([]span, error) {
 		switch errno {
 		case 0:
 		case unix.ENOTTY:
+			p.scans = false
 			return []span{{start, end}}, nil
 		case unix.EINTR:
 			continue

@@ -157,6 +157,8 @@ func memory(pid int) (engine.Memory, error) {
 		switch f[0] {
 		case "Rss:":
 			m.Resident = kb << 10
+		case "AnonHugePages:":
+			m.Huge = kb << 10
 		case "Private_Clean:", "Private_Dirty:":
 			m.Unique += kb << 10
 		}

@@ -93,6 +93,7 @@ func (forkEngine) Adopt(ctx context.Context, t engine.Target) (engine.Service, e
 		p.close()
 		return nil, err
 	}
+	s.enlarge(ctx)
 	ad := &adoption{t: t, tracee: tr, pidfd: p.pidfd, seccomp: s.seccomp, files: s.files, written: written}
 	x, err := ad.run(ctx)
 	if err != nil {
