@@ -114,7 +114,18 @@ func (ad *adoption) rehearse() error {
 		return err
 	}
 	g := parkedGroup{t: ad.tracee}
-	return g.peek(&signals{}, nil)
+	if err := g.peek(&signals{}, nil); err != nil {
+		return err
+	}
+	b := make([]byte, slotSize)
+	for i := range ad.tracee.threads {
+		th := &ad.tracee.threads[i]
+		if _, err := getXstate(th.tid, b); err != nil {
+			return fmt.Errorf("thread %d: extended state: %w", th.tid, gone(th.tid, err))
+		}
+		th.tiles = usesTiles(b)
+	}
+	return noTiles(ad.t.PID, ad.tracee.threads)
 }
 
 // capturer is for the service itself.

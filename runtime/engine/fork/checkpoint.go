@@ -202,6 +202,9 @@ func (c *checkpoint) read() error {
 		return err
 	}
 	c.open = r.open
+	if err := noTiles(in.leader.PID, in.tracee.threads); err != nil {
+		return err
+	}
 	c.threads = in.threadStates()
 	c.captured = slices.Clone(c.threads)
 	if c.mapped, err = mappedWhileForking(in.leader.PID); err != nil {

@@ -125,6 +125,7 @@ func (p *parker) frame(th *thread, b []byte) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("thread %d: extended state: %w", th.tid, gone(th.tid, err))
 	}
+	th.tiles = usesTiles(b[slotXstate:])
 	th.state.FSBase, th.state.GSBase = th.regs.Fs_base, th.regs.Gs_base
 	return slotXstate + toFrame(b[slotXstate:], n), nil
 }

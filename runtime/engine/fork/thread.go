@@ -22,6 +22,7 @@ type thread struct {
 	walked     bool // and at a boundary
 	inCall     bool // it was stopped in a system call
 	redirected bool // its registers are the stub's
+	tiles      bool // it held tiles of AMX when it parked
 	noted      bool // it had a signal pending when it parked, or the process an interval timer
 	place      place
 	putOff     bool      // it is stopped before a call that it was about to make

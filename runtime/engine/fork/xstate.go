@@ -2,7 +2,10 @@ package fork
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync/atomic"
+
+	"corsa.dev/corsa/runtime/engine"
 )
 
 // Offsets in an XSAVE area and in the software bytes of a signal frame (arch/x86/include/uapi/asm/sigcontext.h).
@@ -69,4 +72,21 @@ func toFrame(b []byte, n int) int {
 	le.PutUint32(b[xstateSoftware+16:], uint32(n))
 	le.PutUint32(b[n:], fpXstateMagic2)
 	return n + 4
+}
+
+// usesTiles reports whether NT_X86_XSTATE, or a frame made of it, has tile data of AMX.
+func usesTiles(b []byte) bool { return binary.LittleEndian.Uint64(b[xstateBV:])&xtileData != 0 }
+
+// noTiles refuses threads that hold tiles. A thread that has never used them is given the rest of its frame only, and that
+// silently: see toFrame. The thread that was parked itself gets them back.
+func noTiles(pid int, threads []thread) error {
+	for i := range threads {
+		if th := &threads[i]; th.tiles {
+			return &engine.Refusal{PID: pid, Blockers: []engine.Blocker{{
+				Object: fmt.Sprintf("thread %d (AMX tiles)", th.tid), Reason: "a new thread could not be given them",
+				WayOut: "let the service release its tiles (TILERELEASE) when it has computed",
+			}}}
+		}
+	}
+	return nil
 }
