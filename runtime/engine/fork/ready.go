@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wait is a call in which a thread waits for descriptors: its number, or 0, and its first four arguments.
+// wait is a call in which a thread waits for descriptors or time: its number, or 0, and its first four arguments.
 type wait struct {
 	nr   uint64
 	args [4]uint64
@@ -20,7 +20,8 @@ func waitOf(r *regs) wait {
 		nr = r.Rax // put off: see putOff
 	}
 	switch nr {
-	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_POLL, unix.SYS_PPOLL, unix.SYS_SELECT, unix.SYS_PSELECT6:
+	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_POLL, unix.SYS_PPOLL, unix.SYS_SELECT, unix.SYS_PSELECT6,
+		unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP:
 		return wait{nr, [4]uint64{r.Rdi, r.Rsi, r.Rdx, r.R10}}
 	}
 	return wait{}
@@ -34,6 +35,71 @@ func (in *instance) Ready() bool {
 		}
 	}
 	return false
+}
+
+// Working implements engine.SocketHolder.
+func (in *instance) Working() bool {
+	for i := range in.tracee.threads {
+		if th := &in.tracee.threads[i]; th.broken || th.unsettled && th.waits.nr == unix.SYS_FUTEX {
+			return true
+		}
+	}
+	return false
+}
+
+// Sleeps implements engine.SocketHolder.
+func (in *instance) Sleeps() bool {
+	for i := range in.tracee.threads {
+		if in.sleeps(&in.tracee.threads[i].waits) {
+			return true
+		}
+	}
+	return false
+}
+
+// soon is how long a wait may be for what it ends in to be part of a request, in ns.
+const soon = 1_000_000_000
+
+func (in *instance) sleeps(w *wait) bool {
+	const (
+		absolute   = 1 // TIMER_ABSTIME
+		command    = 0x7f
+		realtime   = 0x100
+		waitBitset = 9
+	)
+	var at uint64
+	clock := int32(-1) // of an absolute time
+	switch w.nr {
+	case unix.SYS_NANOSLEEP:
+		at = w.args[0]
+	case unix.SYS_CLOCK_NANOSLEEP:
+		if at = w.args[2]; w.args[1]&absolute != 0 {
+			clock = int32(w.args[0])
+		}
+	case unix.SYS_FUTEX:
+		if at = w.args[3]; w.args[1]&command == waitBitset {
+			clock = unix.CLOCK_MONOTONIC
+			if w.args[1]&realtime != 0 {
+				clock = unix.CLOCK_REALTIME
+			}
+		}
+	}
+	if at == 0 {
+		return false
+	}
+	var b [16]byte
+	if readMem(in.a.PID, at, b[:]) != nil {
+		return false
+	}
+	ns := int64(binary.LittleEndian.Uint64(b[:]))*1e9 + int64(binary.LittleEndian.Uint64(b[8:]))
+	if clock >= 0 {
+		var now unix.Timespec
+		if unix.ClockGettime(clock, &now) != nil {
+			return false
+		}
+		ns -= now.Nano()
+	}
+	return ns < soon
 }
 
 // returns reports whether the call would return at once.

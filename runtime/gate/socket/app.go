@@ -27,6 +27,7 @@ const (
 	settleLimit = 100_000_000            // ns after which transactions without an end are no longer waited for
 	forceLimit  = 1_000_000_000          // ns after which Hold parks an instance at any instruction
 	freshLimit  = 10_000_000             // ns that an instance gets for accepting a connection
+	maxPause    = 10_000_000_000         // ns between two turns of an app of which nobody knows what it waits for
 	idleLimit   = 100_000_000            // ns without a byte after which a parallel instance is parked
 )
 
@@ -54,6 +55,7 @@ type app struct {
 	promised bool   // the loop is about to hear that the app has claimed a spare
 	guests   bool   // there may be connections in the instance that are not known
 
+	lull      int     // turns in a row that it was given without knowing what for
 	former    bool    // its instance may have some that an earlier gate made
 	handing   []*conn // to become direct once the service has accepted them
 	handPause int64   // ns before the next look whether it has
@@ -282,6 +284,7 @@ func (g *Gate) endTurn(v verdict) bool {
 	default:
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
 	}
+	a.unfinished = a.unfinished || err == nil && g.unattended(a)
 	if err == nil && v == park && !a.unfinished {
 		a.boundAt = g.now()
 	}
@@ -317,7 +320,7 @@ func (g *Gate) pause(a *app) {
 	} else if !a.seat.resume {
 		a.seat.grant = firstGrant
 	}
-	g.clock.set(&a.alarms, alarmResume, g.now()+resumeBackoff*a.seat.grant)
+	g.clock.set(&a.alarms, alarmResume, g.now()+min(resumeBackoff*a.seat.grant<<min(a.lull, 10), max(maxPause, resumeBackoff*a.seat.grant)))
 }
 
 // begin gives the next app its turn: its requests are in the sockets before its instance wakes.

@@ -153,15 +153,22 @@ func (g *Gate) letGo(a *app) {
 	}
 }
 
-// atRest reports whether no request is under way on d as far as anybody can tell: the instance was parked at a boundary, has
-// read everything and waits for nobody to read.
-func (d *direct) atRest() bool {
-	if d.dup < 0 {
-		return false
-	}
+// busy says why a request may be under way on d; "" if there is none as far as anybody can tell: the instance was parked at a
+// boundary, has read everything and waits for nobody to read.
+func (d *direct) busy() string {
 	h, ok := d.app.inst.(engine.SocketHolder)
-	s := look(d.dup)
-	return ok && !h.Unsettled() && !s.unread && !s.stalled
+	if d.dup < 0 || !ok {
+		return "it cannot be looked at"
+	}
+	switch s := look(d.dup); {
+	case h.Working():
+		return "a thread of the instance was at work"
+	case s.unread:
+		return "there were bytes to read"
+	case s.stalled:
+		return "the app had not read what came before"
+	}
+	return ""
 }
 
 // reclaim makes connections that the gate serves of the direct ones of an instance that is dead or about to be ended. Only
@@ -170,7 +177,8 @@ func (g *Gate) reclaim(a *app) {
 	g.meet(a)
 	g.fetch(a)
 	for _, d := range a.direct {
-		if !d.atRest() {
+		if why := d.busy(); why != "" {
+			g.logApp(a).WithField("reason", why).Info("a direct connection ends with its instance")
 			continue
 		}
 		g.unwatch(d.dup, d.slot)
@@ -195,7 +203,7 @@ func (g *Gate) directConns(a *app, m engine.Conns) {
 	g.fetch(a)
 	for _, d := range a.direct {
 		m[d.sock.Inode] = d.id
-		if !d.atRest() {
+		if d.busy() != "" {
 			g.lastID++
 			m[d.sock.Inode] = g.lastID
 		}

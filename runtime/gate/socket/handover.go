@@ -130,6 +130,7 @@ func (g *Gate) handOver(c *conn, h engine.SocketHolder) {
 	case err == nil:
 		g.addDirect(a, c.id, c.endpoint, sock)
 		g.remove(c)
+		a.unfinished = false
 	case errors.Is(err, engine.ErrGone): // the pidfd is about to tell; the replacement is dialled
 	case errors.Is(err, engine.ErrBusy):
 		g.postpone(c)

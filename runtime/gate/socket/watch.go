@@ -52,11 +52,32 @@ func (g *Gate) arm(a *app) {
 		g.pause(a)
 	case !a.unfinished && ok && (h.Unsettled() || h.Ready()):
 		g.sched.want(&a.seat, false, g.now())
+		g.clock.set(&g.alarms, alarmTurn, g.now()) // this round may be past taking turns
 	}
+}
+
+// unattended reports whether a, which has just been parked, has something to do that no socket will tell of: a connection to
+// accept, or a request in the middle of which the service waits for something else.
+func (g *Gate) unattended(a *app) bool {
+	if len(a.handing)+len(a.direct) == 0 {
+		return false
+	}
+	for _, c := range a.handing {
+		if !c.closed && c.s.fd >= 0 && g.peer(c) == 0 {
+			return true
+		}
+	}
+	h, ok := a.inst.(engine.SocketHolder)
+	if !ok || !h.Working() && !h.Sleeps() {
+		return false
+	}
+	a.lull++ // if nothing comes of it, it may be a thread that always does so: ever more seldom
+	return true
 }
 
 // knocked has a take a turn: something has happened on a direct connection.
 func (g *Gate) knocked(a *app) {
+	a.lull = 0
 	if a.phase == phaseReady && a.inst.Dormant() {
 		g.sched.want(&a.seat, false, g.now())
 	}
