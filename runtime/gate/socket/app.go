@@ -55,6 +55,7 @@ type app struct {
 	promised bool   // the loop is about to hear that the app has claimed a spare
 	guests   bool   // there may be connections in the instance that are not known
 
+	calmFrom  int64   // when its sockets were begun to be watched
 	lull      int     // turns in a row that it was given without knowing what for
 	former    bool    // its instance may have some that an earlier gate made
 	handing   []*conn // to become direct once the service has accepted them

@@ -62,6 +62,8 @@ type conn struct {
 	handing bool // it is to become direct: what its app sends is not read
 	tries   int  // how often that was not possible yet
 
+	names []engine.ConnID // in checkpoints that were taken when it was direct
+
 	alias     engine.ConnID // names c in checkpoints that have its open transaction; 0: none has
 	sent      int           // bytes of the open transaction that the instance was given
 	heardAt   uint64        // what app.forwards was when bytes last came back

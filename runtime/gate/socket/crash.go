@@ -19,7 +19,7 @@ func (g *Gate) crashed(a *app) {
 	}
 	exit := a.inst.Exit()
 	a.diedAt = g.now()
-	if a.inst.Dormant() {
+	if a.inst.Dormant() && a.diedAt > a.calmFrom+calm {
 		g.reclaim(a)
 	}
 	g.dropDirect(a, func(*direct) bool { return true }) // they end with the instance
@@ -64,13 +64,13 @@ func (a *app) present() []engine.ConnID {
 		if c.linger || c.parting {
 			continue
 		}
-		ids = append(ids, c.id)
+		ids = append(append(ids, c.id), c.names...)
 		if c.alias != 0 {
 			ids = append(ids, c.alias)
 		}
 	}
 	for _, d := range a.direct {
-		ids = append(ids, d.id)
+		ids = append(ids, d.names...)
 	}
 	return ids
 }
@@ -130,6 +130,9 @@ func (g *Gate) replace(a *app, rep gate.Replacement, crash bool) {
 		if !continued {
 			c.alias = 0
 			p, plumbed = byID[c.id]
+		}
+		for i := 0; i < len(c.names) && !plumbed; i++ {
+			p, plumbed = byID[c.names[i]]
 		}
 		if !g.survives(c, continued, crash) {
 			continue

@@ -14,6 +14,8 @@ const (
 	sweepEvery  = 500_000_000 // ns in which every direct connection of an app is looked at once
 	sweepLeast  = 20_000_000  // ns between two looks
 	sweepAtOnce = 64          // connections in one look
+	maxNames    = 256         // checkpoints in which a connection is known
+	calm        = 100_000_000 // ns without a byte after which a connection counts as idle
 )
 
 // A direct is a connection whose app's socket is the instance's own. The gate sees none of its bytes, and holds a duplicate
@@ -25,6 +27,9 @@ type direct struct {
 	sock     engine.Socket
 	dup      int   // -1: none
 	slot     int32 // of dup, 0 if it is not watched
+
+	names  []engine.ConnID // in checkpoints at which it was idle
+	naming engine.ConnID   // in one that is being taken, 0: none
 }
 
 // addDirect notes a direct connection of a.
@@ -185,6 +190,7 @@ func (g *Gate) reclaim(a *app) {
 		fd := d.dup
 		d.dup, d.slot = -1, 0
 		c := g.newConn(a, d.id, d.endpoint, fd)
+		c.names = d.names
 		if err := g.watchEnd(c, &c.a); err != nil {
 			g.logApp(a).WithError(err).Error("cannot watch a connection")
 			g.reset(c)
@@ -193,21 +199,36 @@ func (g *Gate) reclaim(a *app) {
 	g.dropDirect(a, func(*direct) bool { return true })
 }
 
-// directConns adds the direct connections of a to m. One that is not at rest gets a name that nobody asks for: restored, the
-// service would be in the middle of something that is over then.
+// directConns adds the direct connections of a to m, each under a name of its own for this checkpoint, which captured may
+// make one that is asked for.
 func (g *Gate) directConns(a *app, m engine.Conns) {
-	g.meet(a)
 	if len(a.direct) == 0 {
 		return
 	}
 	g.fetch(a)
 	for _, d := range a.direct {
-		m[d.sock.Inode] = d.id
-		if d.busy() != "" {
-			g.lastID++
-			m[d.sock.Inode] = g.lastID
+		g.lastID++
+		m[d.sock.Inode], d.naming = g.lastID, 0
+		if d.busy() == "" {
+			d.naming = g.lastID
 		}
 	}
+}
+
+// captured notes which direct connections of a, whose instance is about to go on after a checkpoint, have been idle from its beginning
+// to its end. On the others a request may be under way of which the service has a part: restored, it would take for the rest of
+// it what comes then.
+func (g *Gate) captured(a *app) {
+	for _, d := range a.direct {
+		if d.naming != 0 && d.dup >= 0 && !look(d.dup).unread {
+			if len(d.names) == maxNames {
+				d.names = append(d.names[:0], d.names[1:]...)
+			}
+			d.names = append(d.names, d.naming)
+		}
+		d.naming = 0
+	}
+	g.letGo(a)
 }
 
 // directUnread reports whether there is something to read on a direct connection of a, which is dormant.

@@ -128,7 +128,7 @@ func (g *Gate) handOver(c *conn, h engine.SocketHolder) {
 	sock, err := h.ReplaceSocket(context.Background(), g.peer(c), c.a.fd, c.s.fd)
 	switch {
 	case err == nil:
-		g.addDirect(a, c.id, c.endpoint, sock)
+		g.addDirect(a, c.id, c.endpoint, sock).names = c.names
 		g.remove(c)
 		a.unfinished = false
 	case errors.Is(err, engine.ErrGone): // the pidfd is about to tell; the replacement is dialled

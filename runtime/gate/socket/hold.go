@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate"
@@ -15,6 +16,7 @@ type hold struct {
 	granted chan gate.Held
 	failed  chan error
 	given   bool
+	calm    time.Time // until when direct connections have to be idle to go on with another instance; zero: there are none
 }
 
 // Hold waits until app is at a transaction boundary, parks its instance and calls fn, on the calling goroutine,
@@ -46,6 +48,9 @@ func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Conte
 		})
 	}
 	rep, err := fn(ctx, held)
+	if rep.Instance != nil && !h.calm.IsZero() {
+		time.Sleep(time.Until(h.calm))
+	}
 	done := make(chan struct{})
 	g.post(func() {
 		if resumed {
@@ -210,9 +215,9 @@ func (g *Gate) conns(a *app) engine.Conns {
 func (g *Gate) startCheckpoint(a *app) {
 	trigger, conns, alone := a.due, g.conns(a), !g.strict || g.sched.runs(&a.seat)
 	a.due = ""
-	g.letGo(a)
 	g.occupy(a)
 	goOn := func() {
+		g.captured(a)
 		a.answered, a.ckptAt = 0, g.now()
 		g.goOn(a, alone)
 	}
@@ -280,7 +285,9 @@ func (g *Gate) startHold(a *app) {
 	} else {
 		g.occupy(a)
 	}
-	h.given = true
+	if h.given = true; len(a.direct) > 0 {
+		h.calm = time.Now().Add(calm)
+	}
 	g.workers.Add(1) // until the release
 	h.granted <- held
 }
@@ -300,7 +307,7 @@ func (g *Gate) release(a *app, rep gate.Replacement) {
 		a.inst = nil
 		g.replace(a, rep, false)
 	case a.inst != nil:
-		g.letGo(a)
+		g.captured(a)
 		g.goOn(a, true)
 	default:
 		g.fail(a, a.downErr)

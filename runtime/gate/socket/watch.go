@@ -24,6 +24,7 @@ func (g *Gate) arm(a *app) {
 	if !g.strict || len(a.direct) == 0 || a.phase != phaseReady || !a.inst.Dormant() {
 		return
 	}
+	a.calmFrom = g.now()
 	g.fetch(a)
 	h, ok := a.inst.(engine.SocketHolder)
 	blind := !ok
