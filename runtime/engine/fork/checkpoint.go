@@ -62,7 +62,8 @@ type checkpoint struct {
 	shared  []mapping
 	files   tree
 	use     filesInUse
-	limits  []byte // text of the leader's /proc/PID/limits
+	pages   []fileMapping // see privatePages
+	limits  []byte        // text of the leader's /proc/PID/limits
 	forked  *duplication
 	x       *anchor // made of forked; nil: not yet
 	timing  engine.Timing
@@ -93,6 +94,9 @@ func (c *checkpoint) still(ctx context.Context) (err error) {
 		err = errors.Join(err, e)
 	}()
 	if c.shared, err = sharedAnonymous(in.leader.PID, in.a.arena); err != nil {
+		return err
+	}
+	if c.pages, err = c.s.files.privatePages(in.leader.PID); err != nil {
 		return err
 	}
 	if err := in.parker.awaitParked(time.Now().Add(opPatience)); err != nil {
@@ -136,9 +140,10 @@ func (c *checkpoint) fork(ctx context.Context) (fits bool, err error) {
 	if c.plan != nil {
 		hidden = c.plan.virtual()
 	}
-	unshare, hide := unshareMappings(c.shared), placeholders(hidden)
+	unshare, own, hide := unshareMappings(c.shared), ownPages(c.pages), placeholders(hidden)
 	c.forked, err = in.a.duplicate(ctx, func(b *batch) {
 		unshare(b)
+		own(b)
 		hide(b)
 	})
 	if err != nil {

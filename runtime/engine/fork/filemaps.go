@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -29,7 +30,7 @@ type fileMapping struct {
 
 // fileMappings lists the shared mappings of private files. One of a file that has lost its name is refused.
 func fileMappings(pid int, view *fdplan.Private, plan *plan) ([]fileMapping, error) {
-	maps, err := sharedFiles(pid)
+	maps, err := mappedFiles(pid, true)
 	if err != nil {
 		return nil, err
 	}
@@ -83,39 +84,42 @@ type namedMapping struct {
 	path string
 }
 
-// sharedFiles lists the shared mappings that have a file.
-func sharedFiles(pid int) ([]namedMapping, error) {
+// mappedFiles lists the mappings that have a file: those that are shared, or those that are not.
+func mappedFiles(pid int, shared bool) ([]namedMapping, error) {
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d/maps", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, gone(pid, err)
 	}
 	defer unix.Close(fd)
+	flags := uint64(procmapNext | procmapFile)
+	if shared {
+		flags |= procmapShared
+	}
 	var out []namedMapping
 	name := make([]byte, 4096)
 	for at := uint64(0); ; {
-		q := procmapQuery{
-			flags: procmapShared | procmapNext | procmapFile, addr: at,
-			nameSize: uint32(len(name)), name: uint64(uintptr(unsafe.Pointer(&name[0]))),
-		}
+		q := procmapQuery{flags: flags, addr: at, nameSize: uint32(len(name)), name: uint64(uintptr(unsafe.Pointer(&name[0])))}
 		q.size = uint64(unsafe.Sizeof(q))
 		_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), ioctlProcmapQuery, uintptr(unsafe.Pointer(&q)))
 		switch {
 		case errors.Is(e, unix.ENOENT):
 			return out, nil
 		case errors.Is(e, unix.ENOTTY):
-			return listSharedFiles(pid)
+			return listMappedFiles(pid, shared)
 		case e != 0:
 			return nil, fmt.Errorf("mappings of process %d: %w", pid, gone(pid, e))
 		}
-		out = append(out, namedMapping{
-			fileMapping{Start: q.start, End: q.end, Perms: permissions(q.perms), Offset: q.off}, string(name[:max(q.nameSize, 1)-1]),
-		})
+		if shared == (q.perms&procmapShared != 0) {
+			out = append(out, namedMapping{
+				fileMapping{Start: q.start, End: q.end, Perms: permissions(q.perms), Offset: q.off}, string(name[:max(q.nameSize, 1)-1]),
+			})
+		}
 		at = q.end
 	}
 }
 
-// listSharedFiles is the same on a kernel without the query.
-func listSharedFiles(pid int) ([]namedMapping, error) {
+// listMappedFiles is the same on a kernel without the query.
+func listMappedFiles(pid int, shared bool) ([]namedMapping, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		return nil, gone(pid, err)
@@ -126,7 +130,7 @@ func listSharedFiles(pid int) ([]namedMapping, error) {
 		if err != nil {
 			return nil, fmt.Errorf("/proc/%d/maps: %w", pid, err)
 		}
-		if m.Perms[3] != 's' || !strings.HasPrefix(m.Path, "/") {
+		if shared != (m.Perms[3] == 's') || !strings.HasPrefix(m.Path, "/") {
 			continue
 		}
 		n := namedMapping{fileMapping: fileMapping{Start: m.Start, End: m.End, Perms: m.Perms}}
@@ -139,6 +143,54 @@ func listSharedFiles(pid int) ([]namedMapping, error) {
 		out = append(out, n)
 	}
 	return out, nil
+}
+
+// privatePages are the mappings by which the pages of a file that is an instance's own get into memory that is private: until
+// they are written, they are the file's. The image needs pages of its own, as the instance may write to the file.
+func (p *privateFiles) privatePages(pid int) ([]fileMapping, error) {
+	if p == nil {
+		return nil, nil
+	}
+	maps, err := mappedFiles(pid, false)
+	if err != nil {
+		return nil, err
+	}
+	view := fdplan.Private{Names: p.names}
+	var out []fileMapping
+	for _, m := range maps {
+		if !view.Has(m.path) {
+			continue
+		}
+		var st unix.Stat_t
+		err := unix.Stat(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End), &st)
+		if err != nil {
+			return nil, fmt.Errorf("mapping %x of process %d: %w", m.Start, pid, gone(pid, err))
+		}
+		if slices.Contains(p.devs, st.Dev) || uint64(st.Size) <= m.Offset {
+			continue // mapped before the adoption: nobody writes to that file any more; or there is nothing
+		}
+		m.End = min(m.End, m.Start+(uint64(st.Size)-m.Offset+pageSize-1)&^(pageSize-1))
+		out = append(out, m.fileMapping)
+	}
+	return out, nil
+}
+
+// ownPages makes the child of a fork have pages of its own in these mappings. The parent must not run before that is done.
+func ownPages(maps []fileMapping) forkBatch {
+	return func(b *batch) {
+		for i := range maps {
+			m := &maps[i]
+			n, prot := m.End-m.Start, protection(m.Perms)
+			writable := prot&unix.PROT_WRITE != 0
+			if !writable {
+				b.call(unix.SYS_MPROTECT, m.Start, n, unix.PROT_READ|unix.PROT_WRITE)
+			}
+			b.call(unix.SYS_MADVISE, m.Start, n, unix.MADV_POPULATE_WRITE)
+			if !writable {
+				b.call(unix.SYS_MPROTECT, m.Start, n, prot)
+			}
+		}
+	}
 }
 
 // mapFiles makes a new instance, which has its descriptors and no threads yet, map its own files.

@@ -25,6 +25,7 @@ type privateFiles struct {
 	dir   string
 	paths []string // as the service sees them
 	names []string // as /proc shows them
+	devs  []uint64 // of the file systems that they are on
 	ns    int      // the engine's mount namespace
 
 	origins *origins // nil: a file that an instance has made gets a new inode number when it is restored
@@ -50,6 +51,11 @@ func adoptFiles(t engine.Target) (*privateFiles, tree, error) {
 		return nil, tree{}, err
 	}
 	base, err := p.firstTree()
+	if err == nil {
+		// Without, the kernel makes overlays in which not everything can be written.
+		err = unix.Setxattr(p.upper(base, 0), "trusted.overlay.corsa", nil, 0)
+		err = errors.Join(err, unix.Removexattr(p.upper(base, 0), "trusted.overlay.corsa"))
+	}
 	if err == nil {
 		p.know(base)
 		p.learn(t)
@@ -96,7 +102,11 @@ func openFiles(t engine.Target, pid int) (*privateFiles, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.names = append(p.names, name)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil, err
+		}
+		p.names, p.devs = append(p.names, name), append(p.devs, st.Dev)
 	}
 	if err := os.Mkdir(filepath.Join(p.dir, "none"), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err

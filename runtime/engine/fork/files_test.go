@@ -226,6 +226,9 @@ func TestPrivateRefusals(t *testing.T) {
 	e.must("None", "[os.mkdir(D + '/x'), os.chdir(D + '/x'), os.rmdir(D + '/x')][2]")
 	e.refusesCheckpoint("working directory")
 	e.must("None", "os.chdir('/')")
+	e.must("0", "[os.mkdir(D + '/m'), libc.mount(b'none', (D + '/m').encode(), b'tmpfs', 0, None)][1]")
+	e.refusesCheckpoint("mount")
+	e.must("0", "libc.umount2((D + '/m').encode(), 0)")
 	e.must("None", "[f := open(D + '/a', 'w'), os.link(D + '/a', D + '/b'), os.unlink(D + '/a')][2]")
 	e.refusesCheckpoint("it has others")
 	e.must("5", "[f.close(), (f := open(D + '/b', 'r+')).write('short'), f.flush(), m := libc.mmap(None, 4096, 3, 1, f.fileno(), 0), f.close(), os.unlink(D + '/b')][1]")
@@ -509,4 +512,34 @@ func TestPrivateWithoutPrivilege(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// Pages of a file that is mapped privately are in an image as they were, though the instance goes on writing to the file.
+func TestPrivatePages(t *testing.T) {
+	s, _ := startPrivate(t, `
+name = os.path.join(D, 'pages')
+def begin():
+    global m, ro
+    f = open(name, 'w+b'); f.write(b'old' * 9000); f.flush()
+    m = mmap.mmap(f.fileno(), 27000, access=mmap.ACCESS_COPY); ro = mmap.mmap(f.fileno(), 27000, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    m[0:4] = b'mine'
+def seen(): return [hashlib.sha256(m[:]).hexdigest(), hashlib.sha256(ro[:]).hexdigest()]
+def write(): f = open(name, 'r+b'); f.seek(5000); f.write(b'new' * 5000)
+`)
+	e := branchEvaluator(t, s, s.Base())
+	e.must("None", "begin()")
+	want := e.eval("seen()")
+	img := e.checkpointImage()
+	e.must(want, "seen()")
+	e.must("None", "write()")
+	if now := e.eval("seen()"); now == want {
+		t.Fatal("what is written to the file does not show in the mapping: this test proves nothing")
+	}
+	for range 2 {
+		back := branchEvaluator(t, s, img)
+		back.must(want, "seen()")
+		img = back.checkpointImage()
+		back.end()
+	}
+	e.end()
 }

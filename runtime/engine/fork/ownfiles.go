@@ -1,12 +1,14 @@
 package fork
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -115,6 +117,9 @@ func (c *capturer) runWith(files *privateFiles, pid int) (*plan, filesInUse, err
 	if use.cwd, err = workingDirectory(c.pid, view); err != nil {
 		return nil, use, err
 	}
+	if err := noMounts(c.pid, slices.Concat(files.names, files.paths)); err != nil {
+		return nil, use, err
+	}
 	use.maps, err = fileMappings(c.pid, view, p)
 	return p, use, err
 }
@@ -123,6 +128,31 @@ func (c *capturer) runWith(files *privateFiles, pid int) (*plan, filesInUse, err
 type filesInUse struct {
 	cwd  *fdplan.Place // the working directory, if that is in a private one
 	maps []fileMapping
+}
+
+// noMounts refuses what the process has mounted in a private directory: an instance would not have it.
+func noMounts(pid int, names []string) error {
+	text, err := readProc(fmt.Sprintf("/proc/%d/mountinfo", pid), nil)
+	if err != nil {
+		return gone(pid, err)
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	for line := range bytes.Lines(text) {
+		f := bytes.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		at := unescape.Replace(string(f[4]))
+		for _, name := range names {
+			if strings.HasPrefix(at, name+"/") {
+				return &engine.Refusal{PID: pid, Blockers: []engine.Blocker{{
+					Object: "mount " + at, Reason: "it is in a private directory, and an instance's own directory would hide it",
+					WayOut: "let the service unmount it before a checkpoint is taken, or mount it elsewhere",
+				}}}
+			}
+		}
+	}
+	return nil
 }
 
 // workingDirectory is where the process is, if that is below a private directory.
