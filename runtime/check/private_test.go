@@ -66,5 +66,7 @@ func TestPrivateDirectories(t *testing.T) {
 	report := inspect(t, pid, Options{Private: []string{filepath.Join(mounted, "m")}})
 	wantBlockers(t, report) // the mount point itself is fine
 	report = inspect(t, pid, Options{Private: []string{linked}, Engine: EngineKmod})
-	wantBlockers(t, report, "private directory "+linked)
+	if len(report.Blockers) == 0 || report.Blockers[0].Object != "private directory "+linked {
+		t.Errorf("for the kernel engine the blockers are %v", report.Blockers)
+	}
 }
