@@ -51,6 +51,7 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	value(spec.KeyOnCrash, "what to do when an instance dies: "+spec.LegalCrash+" (default restore)")
 	value(spec.KeyCrashReply, "what to answer to a request that died with its instance: "+spec.LegalCrashReply+" (default: reset the connection)")
 	value(spec.KeyConcurrency, spec.LegalConcurrency+" (default strict: one instance runs at a time)")
+	value(spec.KeyTimers, "whether an instance that is not running is activated when its timeouts and timers are due: "+spec.LegalTimers+" (default off)")
 	value(spec.KeyPath, "how an app's bytes get to its instance: "+spec.LegalPath+" (default auto)")
 	list(spec.KeyShared, "path whose files all instances share on purpose")
 	list(spec.KeyPrivate, "directory of which every instance has its own, rolled back with its memory; it must exist")

@@ -19,23 +19,24 @@ const BinderPrefix = Prefix + "binder."
 // The annotations. Each has a flag of the same name, without the prefix and
 // with "-" for ".", in `corsa serve` and `corsa spec --service`.
 const (
-	KeyEngine       = Prefix + "engine"        // LegalEngine; default auto
-	KeyGate         = Prefix + "gate"          // LegalGate; default socket
-	KeySocket       = Prefix + "socket"        // list of unix socket paths, see JoinList
-	KeyTCP          = Prefix + "tcp"           // list of loopback addresses with port, see JoinList
-	KeyAppKey       = Prefix + "app-key"       // LegalAppKey; default uid
-	KeyCheckpoint   = Prefix + "checkpoint"    // LegalCheckpoint; default manual
-	KeyHistory      = Prefix + "history"       // LegalHistory; default 16
-	KeyHistoryBytes = Prefix + "history-bytes" // LegalHistoryBytes; default 0
-	KeyHugePages    = Prefix + "huge-pages"    // LegalHugePages; default auto
-	KeySpares       = Prefix + "spares"        // LegalSpares; default 1
-	KeyOnCrash      = Prefix + "on-crash"      // LegalCrash; default restore
-	KeyCrashReply   = Prefix + "crash-reply"   // LegalCrashReply; default empty: reset the connection
-	KeyConcurrency  = Prefix + "concurrency"   // LegalConcurrency; default strict
-	KeyPath         = Prefix + "path"          // LegalPath; default auto
-	KeyShared       = Prefix + "shared"        // list of absolute paths, see JoinList; default none
-	KeyPrivate      = Prefix + "private"       // list of absolute paths of directories, see JoinList; default none
-	KeyWarm         = Prefix + "warm"          // a shell command; default none
+	KeyEngine       = Prefix + "engine"         // LegalEngine; default auto
+	KeyGate         = Prefix + "gate"           // LegalGate; default socket
+	KeySocket       = Prefix + "socket"         // list of unix socket paths, see JoinList
+	KeyTCP          = Prefix + "tcp"            // list of loopback addresses with port, see JoinList
+	KeyAppKey       = Prefix + "app-key"        // LegalAppKey; default uid
+	KeyCheckpoint   = Prefix + "checkpoint"     // LegalCheckpoint; default manual
+	KeyHistory      = Prefix + "history"        // LegalHistory; default 16
+	KeyHistoryBytes = Prefix + "history-bytes"  // LegalHistoryBytes; default 0
+	KeyHugePages    = Prefix + "huge-pages"     // LegalHugePages; default auto
+	KeySpares       = Prefix + "spares"         // LegalSpares; default 1
+	KeyOnCrash      = Prefix + "on-crash"       // LegalCrash; default restore
+	KeyCrashReply   = Prefix + "crash-reply"    // LegalCrashReply; default empty: reset the connection
+	KeyConcurrency  = Prefix + "concurrency"    // LegalConcurrency; default strict
+	KeyTimers       = Prefix + "dormant-timers" // LegalTimers; default off
+	KeyPath         = Prefix + "path"           // LegalPath; default auto
+	KeyShared       = Prefix + "shared"         // list of absolute paths, see JoinList; default none
+	KeyPrivate      = Prefix + "private"        // list of absolute paths of directories, see JoinList; default none
+	KeyWarm         = Prefix + "warm"           // a shell command; default none
 
 	KeyBinderDevices = BinderPrefix + "devices" // list of names; needed for the gate binder
 	KeyBinderPublish = BinderPrefix + "publish" // directory of the host; default none
@@ -58,6 +59,7 @@ var setters = map[string]func(*Service, string) error{
 	KeyOnCrash:      func(s *Service, v string) (err error) { s.OnCrash, err = ParseCrashPolicy(v); return },
 	KeyCrashReply:   func(s *Service, v string) (err error) { s.CrashReply, err = ParseCrashReply(v); return },
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
+	KeyTimers:       func(s *Service, v string) (err error) { s.Timers, err = ParseTimerPolicy(v); return },
 	KeyPath:         func(s *Service, v string) (err error) { s.Path, err = ParsePath(v); return },
 	KeyShared:       func(s *Service, v string) (err error) { s.Shared, err = SplitList(v); return },
 	KeyPrivate:      func(s *Service, v string) (err error) { s.Private, err = SplitList(v); return },
@@ -175,6 +177,7 @@ func (s *Service) Annotations() map[string]string {
 		KeySpares:      strconv.Itoa(s.Spares),
 		KeyOnCrash:     s.OnCrash.String(),
 		KeyConcurrency: string(s.Concurrency),
+		KeyTimers:      s.Timers.String(),
 		KeyPath:        string(cmp.Or(s.Path, PathAuto)),
 	}
 	var sockets, ports []string

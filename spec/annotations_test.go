@@ -72,6 +72,9 @@ func TestBadAnnotations(t *testing.T) {
 		{"history-bytes=-1", `dev.corsa.history-bytes="-1"`},
 		{"history-bytes=9999999999T", `63 bits`},
 		{"huge-pages=yes", `dev.corsa.huge-pages="yes"; auto, on, off`},
+		{"dormant-timers=often", `dev.corsa.dormant-timers="often"; off, on, DURATION`},
+		{"dormant-timers=1us", `shorter than 1ms`},
+		{"dormant-timers=on; engine=kmod", `dev.corsa.dormant-timers="on"; contradicts dev.corsa.engine=kmod`},
 		{"spares=-1", `dev.corsa.spares="-1"; a number, 0 to 64`},
 		{"spares=65", `dev.corsa.spares="65"; 0 to 64`},
 		{"on-crash=retry", `dev.corsa.on-crash="retry"; needs a number`},
@@ -186,6 +189,7 @@ func random(r *rand.Rand) *spec.Service {
 		return s
 	}
 	s.Gate, s.Endpoints, s.CrashReply, s.Concurrency, s.Path = spec.GateBinder, nil, "", spec.Strict, spec.PathAuto
+	s.Timers = spec.TimerPolicy{}
 	if s.AppKey == spec.AppKeyConnection {
 		s.AppKey = spec.AppKeyUID
 	}
@@ -238,6 +242,9 @@ func randomSocket(r *rand.Rand) *spec.Service {
 		reply[i] = byte(r.IntN(256))
 	}
 	s.CrashReply = string(reply)
+	if s.Engine != "kmod" && s.Gate == spec.GateSocket {
+		s.Timers = []spec.TimerPolicy{{}, {On: true}, {On: true, AtMost: spec.MinInterval + time.Duration(r.Int64N(int64(time.Hour)))}}[r.IntN(3)]
+	}
 	if s.Engine != "kmod" {
 		s.Concurrency = spec.Concurrency(pick("strict", "parallel"))
 	}

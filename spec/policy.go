@@ -15,6 +15,7 @@ const (
 	LegalAppKey       = "uid, pid, cgroup, connection"
 	LegalConcurrency  = "strict, parallel"
 	LegalPath         = "auto, connect, handover, proxied"
+	LegalTimers       = "off, on, DURATION (no more often than that; such as 1s)"
 	LegalCheckpoint   = "every, every=N (N at least 1), interval=DURATION (such as 500ms or 10s), manual"
 	LegalCrash        = "restore, retry=N (N at least 1), stop"
 	LegalHistory      = "a number, at least 1"

@@ -88,6 +88,7 @@ type Service struct {
 	OnCrash      CrashPolicy
 	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
 	Concurrency  Concurrency
+	Timers       TimerPolicy
 	Path         Path     // "", in records of earlier versions, is PathAuto
 	Shared       []string // absolute paths whose files every instance shares on purpose
 	// Private are absolute paths of directories of which every instance has its own, undone by a restore as its memory is.

@@ -57,6 +57,13 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 		}
 	}
 	s.privateContradictions(report)
+	if s.Timers.On && s.Engine == "kmod" {
+		report(KeyTimers, s.Timers.String(),
+			"contradicts "+KeyEngine+"=kmod: that engine does not tell when an instance's timers are due", "off; or another engine")
+	}
+	if s.Timers.On && s.Gate == GateBinder {
+		report(KeyTimers, s.Timers.String(), "contradicts "+KeyGate+"="+GateBinder+": only the socket gate gives turns for timers", "off")
+	}
 	if s.Engine == "kmod" && s.Concurrency == Parallel {
 		report(KeyConcurrency, string(s.Concurrency),
 			"contradicts "+KeyEngine+"=kmod: all instances are the same process, and one runs at a time", "strict; or another engine")

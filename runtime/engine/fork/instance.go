@@ -38,7 +38,8 @@ type instance struct {
 	tracee *tracee
 	parker parker
 	active atomic.Bool
-	due    int64 // when the first wait of a dormant instance has to time out, of monotonic; 0: none has to
+	due    atomic.Int64 // when the first wait of a dormant instance has to time out, of monotonic; 0: none has to
+	timers timerfds
 }
 
 // start spawns the threads, parked.
@@ -104,8 +105,8 @@ func (in *instance) Activate() error {
 	if in.active.Load() {
 		return nil
 	}
-	if in.due != 0 {
-		if now := monotonic(); now >= in.due {
+	if due := in.due.Load(); due != 0 {
+		if now := monotonic(); now >= due {
 			in.tracee.expire(in.a.arena, now)
 		}
 	}
@@ -134,7 +135,7 @@ func (in *instance) park(limit time.Duration, stop func(*tracee, time.Duration) 
 		in.a.own.setRun(runGo)
 		return err
 	}
-	in.due = in.tracee.due()
+	in.due.Store(in.tracee.due())
 	in.active.Store(false)
 	return nil
 }
@@ -153,7 +154,7 @@ func (in *instance) parkRest() error {
 		in.tracee.release()
 		return err
 	}
-	in.due = in.tracee.due()
+	in.due.Store(in.tracee.due())
 	return nil
 }
 

@@ -117,7 +117,7 @@ func (p *parker) head(th *thread, b []byte) int {
 // frame fills b from slotFrame on with the signal frame and returns where it ends.
 func (p *parker) frame(th *thread, b []byte) (int, error) {
 	r := th.regs
-	if th.timed.deadline != 0 {
+	if th.timed.nr != 0 {
 		r.Eflags |= stillWaits
 	}
 	putUcontext(b[slotFrame:], &r, th.mask, p.arena.slot(th.state.Slot)+slotXstate)

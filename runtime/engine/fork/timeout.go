@@ -15,7 +15,7 @@ import (
 // A thread that is stopped in such a call once more may be in the same wait still, or have made the same call anew. The frame
 // tells: it has two flags set that no instruction leaves set together, and that the first comparison after the call resets.
 
-// timedWait is a wait with a relative timeout. Waits until a time of the clock need nothing.
+// timedWait is a wait with a timeout. One until a time of a clock has a deadline and nothing else: it is made again as it was.
 type timedWait struct {
 	nr       uint64
 	rip      uint64 // behind the call
@@ -32,17 +32,19 @@ var epoch = time.Now()
 // monotonic is a time that goes on while nothing is running, in nanoseconds; it is not 0.
 func monotonic() int64 { return int64(time.Since(epoch)) + 1 }
 
-// relative is where a call has its timeout: in a register, in milliseconds, or behind a pointer to seconds and a fraction.
-type relative struct {
-	millis  bool
-	value   uint64
-	micros  bool // the fraction is one of microseconds
-	updated bool // the kernel leaves there what remained
+// timeout is where a call has its timeout: in a register, in milliseconds, or behind a pointer to seconds and a fraction.
+type timeout struct {
+	millis   bool
+	value    uint64
+	micros   bool // the fraction is one of microseconds
+	updated  bool // the kernel leaves there what remained
+	absolute bool // it is a time of the clock
+	clock    int32
 }
 
-// timeoutOf tells what relative timeout the call nr of the stopped thread has. false: none.
-func timeoutOf(nr uint64, r *regs) (relative, bool) {
-	t := relative{}
+// timeoutOf tells what timeout the call nr of the stopped thread has. false: none.
+func timeoutOf(nr uint64, r *regs) (timeout, bool) {
+	t := timeout{}
 	switch nr {
 	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT:
 		t.millis, t.value = true, r.R10
@@ -66,14 +68,11 @@ func timeoutOf(nr uint64, r *regs) (relative, bool) {
 		default:
 			return t, false // it waits for CPU time
 		}
-		if r.Rsi&unix.TIMER_ABSTIME == 0 {
-			t.value = r.Rdx
-		}
+		t.value, t.absolute, t.clock = r.Rdx, r.Rsi&unix.TIMER_ABSTIME != 0, int32(r.Rdi)
+	case unix.SYS_FUTEX_WAITV:
+		t.value, t.absolute, t.clock = r.R10, true, int32(r.R8)
 	case unix.SYS_FUTEX:
-		const private, realtime = 128, 256
-		if r.Rsi&^(private|realtime) == futexWait { // the others have a time of the clock
-			t.value = r.R10
-		}
+		t.futex(r)
 	default:
 		return t, false
 	}
@@ -83,8 +82,29 @@ func timeoutOf(nr uint64, r *regs) (relative, bool) {
 	return t, t.value != 0
 }
 
+// futex fills in the timeout of the futex call.
+func (t *timeout) futex(r *regs) {
+	const (
+		private, realtime = 128, 256
+		lockPI            = 6
+		waitBitset        = 9
+		waitRequeuePI     = 11
+		lockPI2           = 13
+	)
+	op := r.Rsi &^ (private | realtime)
+	switch op {
+	case futexWait:
+		t.value = r.R10
+	case lockPI, waitBitset, waitRequeuePI, lockPI2:
+		t.value, t.absolute, t.clock = r.R10, true, unix.CLOCK_MONOTONIC
+		if op == lockPI || r.Rsi&realtime != 0 {
+			t.clock = unix.CLOCK_REALTIME
+		}
+	}
+}
+
 // read returns the timeout in nanoseconds; 0: it cannot be told, or is for ever.
-func (t relative) read(pid int) int64 {
+func (t timeout) read(pid int) int64 {
 	if t.millis {
 		return int64(int32(t.value)) * int64(time.Millisecond)
 	}
@@ -130,6 +150,13 @@ func (t *tracee) noteWait(th *thread) {
 	if d == 0 {
 		return
 	}
+	if limit.absolute {
+		var now unix.Timespec
+		if unix.ClockGettime(limit.clock, &now) == nil {
+			th.timed.deadline = max(monotonic()+d-now.Nano(), 1)
+		}
+		return
+	}
 	th.timed = timedWait{nr: nr, rip: rip, rsp: r.Rsp, rcx: r.Rcx, deadline: monotonic() + d}
 	if limit.updated {
 		th.timed.left = limit.value
@@ -153,11 +180,10 @@ func (t *tracee) due() int64 {
 func (t *tracee) expire(a arena, now int64) {
 	for i := range t.threads {
 		th := &t.threads[i]
-		if th.place != placeStub || th.timed.deadline == 0 || th.timed.deadline > now {
+		if th.place != placeStub || th.timed.nr == 0 || th.timed.deadline > now {
 			continue
 		}
-		w := th.timed
-		th.timed = timedWait{}
+		w := th.timed    // which it keeps until the thread has left the stub
 		if w.left != 0 { // it is for the kernel to see that nothing is left, and to clear the sets
 			t.poke(w.left, 0, 0)
 			continue

@@ -20,9 +20,10 @@ class Wait(threading.Thread):
         self.start()
     def run(self):
         while True:
+            made = time.monotonic()
             keep = self.make()
             args = [ctypes.c_long(ctypes.addressof(a) if isinstance(a, ctypes.Array) else a) for a in keep]
-            begun = time.monotonic()
+            begun = made if self.name == "absolute" else time.monotonic()
             ctypes.set_errno(0)
             r = libc.syscall(ctypes.c_long(self.nr), *args)
             e, took = ctypes.get_errno() if r == -1 else 0, time.monotonic() - begun

@@ -68,6 +68,11 @@ type app struct {
 	lastUse  int64 // only kept if instances run in parallel
 	bulkAt   int64 // when the last big piece of a reply came
 
+	timerAt   int64 // when the dormant instance is to be activated for something that it waits for; 0: it has to be asked
+	timerTurn int64 // when it last was
+	timely    bool  // that is what its next turn is for
+	asking    bool  // a worker does so
+
 	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 
 	forwards uint64 // pieces of requests forwarded
@@ -337,6 +342,10 @@ func (g *Gate) begin() {
 	if a.phase == phaseReady {
 		g.dialWaiting(a)
 		g.activate(a)
+	}
+	if a.timely {
+		a.timely = false
+		g.sched.busy(g.now()) // it needs a moment although no request shows that it is at work
 	}
 }
 

@@ -57,6 +57,8 @@ type Gate struct {
 	path    spec.Path // how connections become direct, or PathProxied
 	proxied string    // why they do not
 	routing *routing  // nil: apps are not led
+	timers  spec.TimerPolicy
+	untimed bool // it was said that the policy has no effect
 	start   time.Time
 
 	// The loop's own state.
@@ -119,6 +121,7 @@ func New(cfg Config) (*Gate, error) {
 		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1, diag: prober{fd: -1},
 		scratch: make([]byte, scratchSize), pool: make([][]byte, 0, 64), entries: make([]entry, 1),
 	}
+	g.timers = cfg.Service.Timers
 	g.path, g.proxied = cfg.Service.DirectPath()
 	if g.log == nil {
 		g.log = logrus.NewEntry(logrus.StandardLogger())

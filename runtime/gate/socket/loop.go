@@ -162,6 +162,8 @@ func (g *Gate) ring() {
 			if len(a.handing) > 0 {
 				g.handing = append(g.handing, a)
 			}
+		case alarmTimers:
+			g.lookAtTimers(a)
 		case alarmSweep:
 			g.sweep(a)
 		case alarmBeat:
@@ -184,6 +186,7 @@ func (g *Gate) parkIdle(a *app) {
 		if a.long == 0 && g.quiet(a) && !a.waitedFor() && a.inst.Park(parkLimit) == nil {
 			a.boundAt = g.now()
 			g.attend(a)
+			g.watchTimers(a)
 			return
 		}
 		at = g.now() + idleLimit

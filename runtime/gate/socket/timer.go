@@ -17,6 +17,7 @@ const (
 	alarmHandover                  // look again whether the service has accepted a connection
 	alarmSweep                     // look which direct connections have ended
 	alarmBeat                      // have apps led on
+	alarmTimers                    // activate a dormant instance for its own timers, or ask when
 	alarmKinds
 )
 

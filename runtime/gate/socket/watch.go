@@ -21,6 +21,7 @@ const (
 func (g *Gate) arm(a *app) {
 	g.meet(a)
 	g.attend(a)
+	g.watchTimers(a)
 	if !g.strict || len(a.direct) == 0 || a.phase != phaseReady || !a.inst.Dormant() {
 		return
 	}

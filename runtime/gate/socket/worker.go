@@ -103,7 +103,10 @@ func (g *Gate) employ(a *app, in engine.Instance) {
 func (g *Gate) resumeDirect(a *app) {
 	if g.strict {
 		g.arm(a)
-	} else if len(a.direct) > 0 {
+		return
+	}
+	g.watchTimers(a)
+	if len(a.direct) > 0 {
 		g.activate(a)
 	}
 }
