@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -327,5 +328,27 @@ func TestConnectSpares(t *testing.T) {
 				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 			}
 		})
+	}
+}
+
+// TestConnectContainers: an app in namespaces of its own gets to its instance, by whichever way is open to it.
+func TestConnectContainers(t *testing.T) {
+	needsRouting(t)
+	needs(t, "redis-cli")
+	s := serveRedis(t, "--path", "connect", "--spares", "0")
+	s.app(2001).expect("+OK", "set", "k", "v")
+	s.app(0).expect("+OK", "set", "k", "root's")
+	s.led(2001)
+	for _, flags := range [][]string{{}, {"--mount"}, {"--net"}, {"--ipc", "--uts"}, {"--mount", "--net", "--pid", "--fork"}} {
+		args := append(append([]string{}, flags...), "setpriv", "--reuid=2001", "--regid=2001", "--clear-groups", "redis-cli", "-s", s.socket, "get", "k")
+		out, err := exec.Command("unshare", args...).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "v" {
+			t.Errorf("unshare %v: %v: %s", flags, err, out)
+		}
+	}
+	// A user namespace, in which it calls itself root: made by the app, who else may not map another user.
+	args := []string{"--reuid=2001", "--regid=2001", "--clear-groups", "unshare", "--user", "--map-root-user", "redis-cli", "-s", s.socket, "get", "k"}
+	if out, err := exec.Command("setpriv", args...).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "v" {
+		t.Errorf("%v: %v: %s", args, err, out)
 	}
 }
