@@ -8,7 +8,6 @@
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
 
 #define NAME_SIZE 108 /* of sun_path */
 #define MAX_PUBLIC 4  /* public names of a service */
@@ -142,7 +141,7 @@ static __always_inline bool read_name(struct name *name, struct bpf_sock_addr_ke
 
 static __always_inline __u32 net_of(struct bpf_sock_addr_kern *sa)
 {
-	return BPF_CORE_READ(sa, sk, __sk_common.skc_net.net, ns.inum);
+	return sa->sk->__sk_common.skc_net.net->ns.inum;
 }
 
 /* A name means the same to the app as to the monitor if both see the same files, or the same abstract names. */
@@ -152,17 +151,17 @@ static __always_inline bool same_names(struct settings *set, struct task_struct 
 		return false;
 	if (abstract)
 		return net_of(sa) == set->net_ns;
-	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == set->mount_ns &&
-	       (__u64)BPF_CORE_READ(task, fs, root.mnt) == set->root_mount &&
-	       (__u64)BPF_CORE_READ(task, fs, root.dentry) == set->root_dentry;
+	return task->nsproxy->mnt_ns->ns.inum == set->mount_ns &&
+	       (__u64)task->fs->root.mnt == set->root_mount &&
+	       (__u64)task->fs->root.dentry == set->root_dentry;
 }
 
 /* The monitor itself has connected to a name that only it knows: take note of what it sees. */
 static __always_inline void calibrate(struct settings *set, struct task_struct *task, struct bpf_sock_addr_kern *sa)
 {
-	set->mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	set->root_mount = (__u64)BPF_CORE_READ(task, fs, root.mnt);
-	set->root_dentry = (__u64)BPF_CORE_READ(task, fs, root.dentry);
+	set->mount_ns = task->nsproxy->mnt_ns->ns.inum;
+	set->root_mount = (__u64)task->fs->root.mnt;
+	set->root_dentry = (__u64)task->fs->root.dentry;
 	set->net_ns = net_of(sa);
 	__sync_fetch_and_add(&set->calibrated, 1);
 }
@@ -216,7 +215,7 @@ SEC("cgroup/connect_unix")
 int route(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *sa = bpf_cast_to_kern_ctx(ctx);
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct name name = {}, to;
 	struct settings *set;
 	__u32 zero = 0, *public, index, size;
@@ -233,7 +232,7 @@ int route(struct bpf_sock_addr *ctx)
 		calibrate(set, task, sa);
 		return 1;
 	}
-	type = BPF_CORE_READ(sa, sk, sk_type);
+	type = sa->sk->sk_type;
 	if (type != SOCK_STREAM && type != SOCK_SEQPACKET)
 		return 1;
 	if (bpf_ktime_get_ns() > set->valid_until) {
@@ -245,7 +244,7 @@ int route(struct bpf_sock_addr *ctx)
 		return 1;
 	}
 	/* The uid is the one that SO_PEERCRED will show. */
-	if (!find(&to, BPF_CORE_READ(task, cred, euid.val), index, set->claims)) {
+	if (!find(&to, task->cred->euid.val, index, set->claims)) {
 		count(WITHOUT);
 		return 1;
 	}
