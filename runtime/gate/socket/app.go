@@ -52,6 +52,7 @@ type app struct {
 	led      bool
 	used     uint32 // how often, when that was last looked at
 	usedAt   int64  // when that had changed
+	withheld bool   // led, but not while somebody else has the instance
 	promised bool   // the loop is about to hear that the app has claimed a spare
 	guests   bool   // there may be connections in the instance that are not known
 

@@ -188,7 +188,7 @@ func (g *Gate) lead(a *app) {
 		}
 		return
 	}
-	a.led, a.used, a.guests, a.usedAt = true, 0, true, g.now()
+	a.led, a.withheld, a.used, a.guests, a.usedAt = true, false, 0, true, g.now()
 	a.counters.led.Store(true)
 	a.counters.unled.Store(nil)
 	g.attend(a)
@@ -258,6 +258,19 @@ func (g *Gate) watchDoors(a *app) error {
 	return nil
 }
 
+// withhold has a's connections come to the public socket while somebody has the instance who may end it, and with it the name of
+// its listener. lead or unlead ends that.
+func (g *Gate) withhold(a *app) {
+	if !a.led {
+		return
+	}
+	uid, _ := uidOf(a.key)
+	if err := g.routing.router.Block(uid); err != nil {
+		g.logApp(a).WithError(err).Error("cannot stop leading the app's connections")
+	}
+	a.withheld, a.guests = true, true
+}
+
 // unlead has a's connections come to the public socket. Unless the phase is ready, the instance is gone, and those that it
 // has not accepted are taken in.
 func (g *Gate) unlead(a *app) {
@@ -268,7 +281,7 @@ func (g *Gate) unlead(a *app) {
 	if err := g.routing.router.Block(uid); err != nil {
 		g.logApp(a).WithError(err).Error("cannot stop leading the app's connections")
 	}
-	a.led, a.guests = false, false
+	a.led, a.withheld, a.guests = false, false, false
 	a.counters.led.Store(false)
 	doors := a.doors
 	a.doors = nil

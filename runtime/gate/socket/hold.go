@@ -279,6 +279,7 @@ func (g *Gate) goOn(a *app, wake bool) {
 func (g *Gate) startHold(a *app) {
 	h := a.holds[0]
 	a.holds = a.holds[1:]
+	g.withhold(a)
 	held := gate.Held{Instance: a.inst, Conns: g.conns(a), Open: a.present()}
 	if a.inst == nil {
 		a.phase = phaseBusy
@@ -309,6 +310,9 @@ func (g *Gate) release(a *app, rep gate.Replacement) {
 	case a.inst != nil:
 		g.captured(a)
 		g.goOn(a, true)
+		if a.withheld && a.phase == phaseReady {
+			g.lead(a)
+		}
 	default:
 		g.fail(a, a.downErr)
 	}
