@@ -222,6 +222,7 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	}
 	h.images[id] = &heldImage{Image: img, conns: slices.Collect(maps.Values(conns))}
 	m.spares.want(h)
+	m.wantCompaction(h)
 	m.metrics.tookCheckpoint(trigger, timing)
 	m.event(Event{Type: EventCheckpoint, App: h.app, Checkpoint: string(id), Detail: trigger})
 	m.discard(h, surplus)

@@ -42,7 +42,8 @@ type Monitor struct {
 	bus          *bus
 	metrics      *metrics
 	output       *printed
-	spares       *spares // nil: none are kept
+	spares       *spares       // nil: none are kept
+	compactions  chan *holding // nil: none are made
 	recovered    bool
 	since        time.Time
 
@@ -64,8 +65,11 @@ type holding struct {
 	making chan struct{} // closed when the spare that is being made is there; nil: none is
 	// given says that the gate has the instance: what is done with it has to be done in Gate.Hold.
 	given bool
-	left  bool   // the app has ended; only tagged checkpoints are left
-	prior uint64 // transactions under earlier monitors
+	// captured is when the last checkpoint was taken, compacting that the time to compact has not come yet.
+	captured   time.Time
+	compacting bool
+	left       bool   // the app has ended; only tagged checkpoints are left
+	prior      uint64 // transactions under earlier monitors
 }
 
 // heldImage is a checkpoint.
@@ -198,6 +202,7 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 		return m.abandon(errors.Join(fmt.Errorf("gate: %w", err), control.Close()))
 	}
 	m.startSpares(func() bool { return hasRoom(m.rec.PID) })
+	m.startCompacting(ctx)
 	go func() { controlDone <- m.serveControl(ctx, control) }()
 	m.event(Event{Type: EventReady, Detail: map[bool]string{true: "took over", false: "adopted"}[m.recovered]})
 	m.log.WithField("recovered", m.recovered).Info("serving")

@@ -143,8 +143,8 @@ func hugeChunks(pid int) ([]chunk, error) {
 	defer pm.close()
 	var out []chunk
 	for _, m := range maps {
-		start, end := (m.Start+hugeSize-1)&^(hugeSize-1), m.End&^(hugeSize-1)
-		if !m.collapsible() || start >= end {
+		start, end := m.hugeSpan()
+		if start >= end {
 			continue
 		}
 		if out, err = pm.chunks(out, start, end); err != nil {
@@ -152,6 +152,14 @@ func hugeChunks(pid int) ([]chunk, error) {
 		}
 	}
 	return out, nil
+}
+
+// hugeSpan is the part of the mapping that huge pages could hold; none if start is not below end.
+func (m mapping) hugeSpan() (start, end uint64) {
+	if !m.collapsible() {
+		return 0, 0
+	}
+	return (m.Start + hugeSize - 1) &^ (hugeSize - 1), m.End &^ (hugeSize - 1)
 }
 
 // collapsible reports whether the mapping is private, writable and of no file, and no stack: what a stack will have use for is not

@@ -32,7 +32,7 @@ func adoptWithHugePages(t *testing.T, python string, policy spec.HugePages) *ser
 	return startEvaluatorWith(t, python, func(target *engine.Target) { target.HugePages = policy })
 }
 
-func baseMemory(t *testing.T, img engine.Image) engine.Memory {
+func memoryOf(t *testing.T, img interface{ Memory() (engine.Memory, error) }) engine.Memory {
 	t.Helper()
 	m, err := img.Memory()
 	if err != nil {
@@ -46,7 +46,7 @@ func baseMemory(t *testing.T, img engine.Image) engine.Memory {
 func TestHugePagesAreSharedUntilWritten(t *testing.T) {
 	needsCollapse(t)
 	s := adoptWithHugePages(t, dense, spec.HugePagesAuto)
-	if m := baseMemory(t, s.base); m.Huge < 44<<20 || m.Unique > 8<<20 {
+	if m := memoryOf(t, s.base); m.Huge < 44<<20 || m.Unique > 8<<20 {
 		t.Fatalf("the base has %d MiB in huge pages and %d MiB of its own", m.Huge>>20, m.Unique>>20)
 	}
 	a, b := branchEvaluator(t, s, s.base), branchEvaluator(t, s, s.base)
@@ -95,9 +95,56 @@ func TestHugePagesByPolicy(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s %d", v.policy, v.least), func(t *testing.T) {
 			s := adoptWithHugePages(t, v.python, v.policy)
-			if m := baseMemory(t, s.base); m.Huge < v.least || m.Huge > v.most {
+			if m := memoryOf(t, s.base); m.Huge < v.least || m.Huge > v.most {
 				t.Errorf("%d MiB in huge pages", m.Huge>>20)
 			}
 		})
 	}
+}
+
+// Memory that an instance has written to, and does not any more, is put back into huge pages; what it goes on writing to, or has
+// hardly written to, is not.
+func TestCompact(t *testing.T) {
+	needsCollapse(t)
+	s := adoptWithHugePages(t, dense, spec.HugePagesAuto)
+	e := branchEvaluator(t, s, s.base)
+	write := func(mib, size, step int) {
+		e.must("None", `[m.__setitem__(slice(i + 8, i + 9), b"x") for i in range(%d << 20, %d << 20, %d)] and None`, mib, mib+size, step)
+	}
+	var last engine.Image
+	checkpoint := func() {
+		e.park()
+		img, _, err := s.Checkpoint(t.Context(), e.in, e.conns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = img
+		e.activate()
+	}
+	compact := func(least, most int) {
+		t.Helper()
+		if made, err := e.in.Compact(t.Context()); err != nil || made < least || made > most {
+			t.Errorf("%d huge pages were made, want %d to %d; %v", made, least, most, err)
+		}
+	}
+	huge := func() int64 { return memoryOf(t, e.in).Huge }
+	all := huge()
+	write(0, 16, 4096)    // 7 or 8 chunks
+	write(24, 8, 64*4096) // a few pages of each
+	checkpoint()
+	if split := huge(); split > all-9*hugeSize {
+		t.Fatalf("writing leaves %d of %d MiB in huge pages", split>>20, all>>20)
+	}
+	compact(0, 0)
+	write(0, 4, 4096) // one or two chunks, still in use
+	checkpoint()
+	compact(5, 7)
+	checkpoint()
+	compact(1, 2) // these, too, have come to rest
+	checkpoint()
+	compact(0, 0)
+	e.must("0", intact)
+	e.must("4096", `m[8:16 << 20:4096].count(b"x")`)
+	branchEvaluator(t, s, last).must("4096", `m[8:16 << 20:4096].count(b"x")`)
+	branchEvaluator(t, s, s.base).must("0", `m[8::4096].count(b"x")`)
 }

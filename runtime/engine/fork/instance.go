@@ -35,6 +35,8 @@ type instance struct {
 	adviceStale bool   // it may have changed
 	locked      uint64 // bytes, when advice was read
 
+	compaction compaction
+
 	tracee *tracee
 	parker parker
 	active atomic.Bool

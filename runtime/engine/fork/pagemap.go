@@ -26,6 +26,7 @@ type pagemap struct {
 	pid     int
 	file    *os.File
 	buf     []byte
+	split   bool         // private leaves out huge pages
 	scans   bool         // private knows what is there
 	regions []scanRegion // the kernel writes here by address: it must not be on a stack, which may move
 }
@@ -84,12 +85,17 @@ func (p *pagemap) private(start, end uint64) ([]span, error) {
 		isFile  = 1 << 2
 		present = 1 << 3
 		swapped = 1 << 4
+		huge    = 1 << 6
 	)
 	var out []span
+	not := uint64(isFile)
+	if p.split {
+		not |= huge
+	}
 	for start < end {
 		arg := scanArg{
 			start: start, end: end, vec: uint64(uintptr(unsafe.Pointer(&p.regions[0]))), vecLen: uint64(len(p.regions)),
-			categoryInverted: isFile, categoryMask: isFile, categoryAnyMask: present | swapped, returnMask: present,
+			categoryInverted: not, categoryMask: not, categoryAnyMask: present | swapped, returnMask: present,
 		}
 		arg.size = uint64(unsafe.Sizeof(arg))
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, p.file.Fd(), request, uintptr(unsafe.Pointer(&arg)))
