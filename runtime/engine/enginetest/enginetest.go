@@ -15,6 +15,7 @@
 //	//: listen KIND,…  its listeners, unix or tcp; one unix listener if left out
 //	//: declare N      declare the first N listeners only
 //	//: private NAME   it has a private directory, NAME in the one that it starts in
+//	//: optional       it stands for a device that machines may rightly lack: to lack it is no skip
 //	//: refuse WORD: REASON    Adopt has to refuse it; a blocker's object contains WORD, and its reason REASON
 //	//: engine NAME refused WORD: REASON    this engine has to, whatever others do
 //	//: engine NAME private: REMARK         this engine carries it, whatever others do
@@ -118,6 +119,11 @@ func (s *suite) scenario(t *testing.T, name string, fn func(t *testing.T)) {
 
 // conforms drives one program through the cycle, or asserts that the engine refuses it, as it declares.
 func (s *suite) conforms(t *testing.T, p program, l launch) {
+	if what := s.lacks(t, p); what != "" {
+		s.outcomes[p.name] = "not tested: this machine lacks " + what
+		t.Log(s.outcomes[p.name])
+		return
+	}
 	s.outcomes[p.name] = "failed"
 	defer func() {
 		if t.Skipped() {

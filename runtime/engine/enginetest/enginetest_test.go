@@ -11,6 +11,10 @@ func TestProgramsAlone(t *testing.T) {
 	for _, dir := range []string{"state", "refuse"} {
 		for _, p := range mustPrograms(t, dir) {
 			t.Run(dir+"/"+p.name, func(t *testing.T) {
+				if what := s.lacks(t, p); what != "" {
+					t.Logf("not tested: this machine lacks %s", what)
+					return
+				}
 				pr := s.start(t, p, launch{})
 				c := pr.dial(t, 0)
 				defer c.close()
@@ -39,6 +43,10 @@ func TestProgramsCanFail(t *testing.T) {
 	for _, p := range mustPrograms(t, "state") {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel() // some wait long before they complain
+			if what := s.lacks(t, p); what != "" {
+				t.Logf("not tested: this machine lacks %s", what)
+				return
+			}
 			c := s.start(t, p, launch{}).dial(t, 0)
 			defer c.close()
 			c.mutate(11)

@@ -136,6 +136,22 @@ func freePort(t *testing.T) string {
 // lacking is the status with which a program ends that cannot be run on this machine; see svc_lack.
 const lacking = 77
 
+// lacks says what an optional program misses on this machine. Without addresses it goes no further than that.
+func (s *suite) lacks(t *testing.T, p program) string {
+	t.Helper()
+	if !p.optional {
+		return ""
+	}
+	cmd := exec.Command(s.build.binary(t, p))
+	cmd.Dir = s.build.mkdir(t, p.name)
+	text, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == lacking {
+		return strings.TrimSpace(string(text))
+	}
+	return ""
+}
+
 // dial connects to the i-th listener of the process, waiting until it listens.
 func (pr *process) dial(t *testing.T, i int) *conn {
 	t.Helper()

@@ -25,6 +25,7 @@ type program struct {
 	listen   []string // "unix" or "tcp"
 	declared int      // how many of them are declared to the engine
 	parkAny  bool
+	optional bool   // machines may rightly lack what it needs
 	private  string // its private directory, in the one that it starts in; "": it has none
 
 	object    string                 // its row in the report
@@ -107,6 +108,8 @@ func (p *program) directives(text string) error {
 			p.doc = value
 		case key == "park" && value == "any":
 			p.parkAny = true
+		case key == "optional" && value == "":
+			p.optional = true
 		case key == "object" && value != "":
 			p.object = value
 		case key == "refuse":

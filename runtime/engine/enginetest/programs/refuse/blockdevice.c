@@ -1,5 +1,6 @@
 //: doc a block device
 //: object block devices
+//: optional
 //: refuse disk: it is a block device
 #include "svc.h"
 #include "plain.h"

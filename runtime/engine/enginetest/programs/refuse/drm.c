@@ -1,5 +1,6 @@
 //: doc a graphics device
 //: object DRM devices
+//: optional
 //: refuse /dev/dri/: the state of a GPU is outside
 #include "svc.h"
 #include "plain.h"

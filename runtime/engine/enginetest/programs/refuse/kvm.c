@@ -1,5 +1,6 @@
 //: doc a virtual machine
 //: object KVM
+//: optional
 //: refuse /dev/kvm: a virtual machine's state is outside
 #include "svc.h"
 #include "plain.h"

@@ -1,5 +1,6 @@
 //: doc tiles of AMX that a thread holds between requests
 //: object AMX tiles
+//: optional
 //: engine fork refused AMX tiles: a new thread could not be given them
 //: engine kmod private
 #include "svc.h"
