@@ -15,6 +15,7 @@ type fate string
 const (
 	private fate = "private" // each instance has its own, with the state at the checkpoint
 	shared  fate = "shared"  // it is common to all instances
+	partly  fate = "partly"  // private but for what the text says: the program is not run
 	refused fate = "refused" // named before anything is touched
 )
 
@@ -32,9 +33,10 @@ func parseExpectation(value string) (e expectation, err error) {
 	e = expectation{fate(name), word, text}
 	switch {
 	case e.fate == refused && word != "" && text != "":
+	case e.fate == partly && word == "" && text != "":
 	case (e.fate == private || e.fate == shared) && word == "":
 	default:
-		err = fmt.Errorf("%q: want `refused WORD: REASON`, or private or shared with `: REMARK` or without", value)
+		err = fmt.Errorf("%q: want `refused WORD: REASON`, `partly: REMARK`, or private or shared with `: REMARK` or without", value)
 	}
 	return e, err
 }

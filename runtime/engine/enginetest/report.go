@@ -72,7 +72,7 @@ func reportRows() ([]*row, error) {
 	rank := func(r *row) int {
 		n := 0
 		for _, e := range Engines {
-			n += slices.Index([]fate{private, shared, refused}, r.engines[e].fate)
+			n += slices.Index([]fate{private, shared, partly, refused}, r.engines[e].fate)
 		}
 		return n
 	}

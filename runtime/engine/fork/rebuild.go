@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -194,9 +195,18 @@ func (r *rebuild) epolls(ctx context.Context) error {
 		if p.Kind != fdEpoll || p.DupOf != 0 {
 			continue
 		}
+		if slices.ContainsFunc(p.Watches, spent) {
+			if _, err := r.a.exec(ctx, b); err != nil {
+				return fmt.Errorf("make epoll anew: %w", err)
+			}
+			if err := r.addSpent(ctx, p); err != nil {
+				return fmt.Errorf("make epoll anew: %w", err)
+			}
+			b = r.a.batch()
+		}
 		for _, w := range p.Watches {
-			if r.plan.watchesBinder(w) {
-				continue // see enterBinder
+			if spent(w) || r.plan.watchesBinder(w) {
+				continue // see addSpent, enterBinder
 			}
 			addWatch(b, p.FD, w)
 			if len(b.entries) >= 3*sendChunk {
@@ -211,37 +221,4 @@ func (r *rebuild) epolls(ctx context.Context) error {
 		return fmt.Errorf("make epoll anew: %w", err)
 	}
 	return nil
-}
-
-// addWatch adds an entry to a set. One whose file is not under its number any more is added while it is.
-func addWatch(b *batch, set int, w fdplan.Watch) {
-	event := b.put(epollEvent(w), 4)
-	if w.File == 0 {
-		b.call(unix.SYS_EPOLL_CTL, set, unix.EPOLL_CTL_ADD, w.FD, event)
-		return
-	}
-	var kept ref
-	if w.Taken {
-		kept = b.call(unix.SYS_FCNTL, w.FD, unix.F_DUPFD_CLOEXEC, 0)
-	}
-	b.call(unix.SYS_DUP3, w.File-1, w.FD, unix.O_CLOEXEC)
-	b.call(unix.SYS_EPOLL_CTL, set, unix.EPOLL_CTL_ADD, w.FD, event)
-	if !w.Taken {
-		b.call(unix.SYS_CLOSE, w.FD)
-		return
-	}
-	flags := 0
-	if w.Cloexec {
-		flags = unix.O_CLOEXEC
-	}
-	b.call(unix.SYS_DUP3, kept, w.FD, flags)
-	b.call(unix.SYS_CLOSE, kept)
-}
-
-// epollEvent is struct epoll_event.
-func epollEvent(w fdplan.Watch) []byte {
-	ev := make([]byte, 12)
-	binary.LittleEndian.PutUint32(ev, w.Events)
-	binary.LittleEndian.PutUint64(ev[4:], w.Data)
-	return ev
 }
