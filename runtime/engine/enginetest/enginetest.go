@@ -15,7 +15,7 @@
 //	//: listen KIND,…  its listeners, unix or tcp; one unix listener if left out
 //	//: declare N      declare the first N listeners only
 //	//: private NAME   it has a private directory, NAME in the one that it starts in
-//	//: optional       it stands for a device that machines may rightly lack: to lack it is no skip
+//	//: optional       it needs a device or a library that machines may rightly lack: to lack it is no skip
 //	//: refuse WORD: REASON    Adopt has to refuse it; a blocker's object contains WORD, and its reason REASON
 //	//: engine NAME refused WORD: REASON    this engine has to, whatever others do
 //	//: engine NAME private: REMARK         this engine carries it, whatever others do

@@ -1,5 +1,6 @@
 //: doc mutexes held across a checkpoint: a plain, a recursive, an error-checking, a robust and two that hand on priority, one of them with a waiter
-//: object mutexes that are held, robust and PI ones too
+//: object mutexes that are held, with priority inheritance too
+//: engine kmod refused priority-inheritance futex: the kernel keeps the owner
 #include "svc.h"
 #include "sum.h"
 
