@@ -3,6 +3,7 @@ package integration
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +49,7 @@ func TestConnectStorm(t *testing.T) {
 							}
 						}
 						if uid == crashes && n%20 == 0 {
-							c.ask("debug", "segfault")
+							_, _ = c.ask("debug", "segfault") // it ends with the connection
 						}
 						_ = conn.Close()
 						if uid == crashes && n%20 == 0 {
@@ -65,6 +66,17 @@ func TestConnectStorm(t *testing.T) {
 				}
 			})
 			wg.Wait()
+			// Names of listeners go with their instances: two for each app and offer, one for each spare.
+			most, names := 2*(4+2)+2+4, 0
+			for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				list, err := os.ReadDir(s.site())
+				if names = len(list); err != nil || names <= most {
+					break
+				}
+			}
+			if names > most {
+				t.Errorf("%d names of listeners, want %d at most", names, most)
+			}
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -158,6 +159,16 @@ func (s *Site) Admits(uid uint32) bool {
 // AdmitsAll reports whether the public socket lets everybody in, and so do the directories above it: then apps that nobody has
 // seen yet may claim spares.
 func (s *Site) AdmitsAll() bool { return s.all }
+
+// Name gives a listener in the directory another name, for apps to be led to: a connect() that is on its way when the instance's
+// own name vanishes with it still arrives. It is the caller's to remove.
+func (s *Site) Name(listener string) (string, error) {
+	if filepath.Dir(listener) != s.Dir {
+		return "", fmt.Errorf("%w: the listener %s is not in %s", ErrUnsupported, listener, s.Dir)
+	}
+	name := filepath.Join(s.Dir, rand.Text()[:ListenerName])
+	return name, os.Link(listener, name)
+}
 
 // Grant gives a listener in the directory to the app of that uid, and to nobody else.
 func (s *Site) Grant(listener string, uid uint32) error {

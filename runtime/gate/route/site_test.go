@@ -186,11 +186,22 @@ func TestExpose(t *testing.T) {
 	if err := s.Grant(listener, 1005); err != nil {
 		t.Fatal(err)
 	}
+	name, err := s.Name(listener)
+	if err == nil {
+		err = os.Remove(listener)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(t, r, 1005, name)
 	client{UID: 1005, Names: []string{public}}.reaches(t, "spare")
-	for _, a := range (client{UID: 1006, Names: []string{listener}}).reaches(t, "") {
+	for _, a := range (client{UID: 1006, Names: []string{name}}).reaches(t, "") {
 		if a.Err != unix.EACCES.Error() {
 			t.Errorf("error %q", a.Err)
 		}
+	}
+	if _, err := s.Name("/tmp/x"); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("name elsewhere: %v", err)
 	}
 	if err := s.Grant("/tmp/x", 1); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("grant elsewhere: %v", err)

@@ -48,6 +48,7 @@ type app struct {
 
 	direct   []*direct // connections that the gate has nothing to do with
 	swept    int       // how many of them were looked at
+	names    []string  // of its listeners, for the app to be led to
 	doors    []door    // to its instance, if it is led there
 	led      bool
 	used     uint32 // how often, when that was last looked at

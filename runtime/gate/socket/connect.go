@@ -3,7 +3,9 @@ package socket
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,9 +32,16 @@ type routing struct {
 	router *route.Router
 	public []*endpoint   // in the router's order
 	sites  []*route.Site // of these
-	shut   []door        // of instances that are gone; a connect() that was led before may still arrive
+	shut   []closing     // ways that have ended; a connect() that was led before may still be on one
 	offers map[route.Spare]*offer
 	lost   bool // something else stands at a public address
+}
+
+// closing is a way that nobody is led any more.
+type closing struct {
+	doors []door   // of an instance that is gone
+	names []string // of its listeners, for apps
+	since int64
 }
 
 // A door is a duplicate of an instance's own listener.
@@ -104,10 +113,11 @@ func (g *Gate) forgetWays(r *route.Router) error {
 			delete(ways, uid)
 		}
 	}
-	for uid := range ways {
+	for uid, way := range ways {
 		if err := r.Block(uid); err != nil {
 			return err
 		}
+		g.removeNames(way)
 	}
 	for _, key := range g.cfg.Known {
 		if uid, ok := uidOf(key); ok {
@@ -116,8 +126,10 @@ func (g *Gate) forgetWays(r *route.Router) error {
 			}
 		}
 	}
-	for id := range r.Offers() {
-		r.Withdraw(id)
+	for id, way := range r.Offers() {
+		if r.Withdraw(id) {
+			g.removeNames(way)
+		}
 	}
 	return nil
 }
@@ -174,9 +186,18 @@ func (g *Gate) lead(a *app) {
 	if r == nil || !ok {
 		return
 	}
-	to, err := g.openWay(a, uid)
+	before, err := r.router.Way(uid)
+	var to []string
+	if err == nil {
+		to, err = g.openWay(a, uid)
+	}
 	if err == nil {
 		err = r.router.Set(uid, to)
+	}
+	// What a former gate has led it to.
+	before = slices.DeleteFunc(before, func(name string) bool { return slices.Contains(a.names, name) })
+	if len(before) > 0 {
+		r.shut = append(r.shut, closing{names: before, since: g.now()})
 	}
 	if err != nil {
 		g.unlead(a)
@@ -213,14 +234,37 @@ func (g *Gate) openWay(a *app, uid uint32) ([]string, error) {
 	if !led {
 		return nil, fmt.Errorf("%w: the public socket's permissions do not say that this user may connect", route.ErrUnsupported)
 	}
-	if len(a.doors) > 0 { // it is the same instance
-		return to, nil
+	if len(a.doors) == 0 { // else it is the same instance
+		var err error
+		if a.doors, err = g.doorsOf(a.inst); err == nil {
+			err = g.watchDoors(a)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	var err error
-	if a.doors, err = g.doorsOf(a.inst); err != nil {
-		return nil, err
+	return g.names(a, to)
+}
+
+// names gives a's listeners names for the app, unless they have some.
+func (g *Gate) names(a *app, listeners []string) ([]string, error) {
+	if a.names == nil {
+		a.names = make([]string, len(listeners))
 	}
-	return to, g.watchDoors(a)
+	to := make([]string, len(listeners))
+	for i, l := range listeners {
+		if l != "" && a.names[i] == "" {
+			name, err := g.routing.sites[i].Name(l)
+			if err != nil {
+				return nil, err
+			}
+			a.names[i] = name
+		}
+		if l != "" {
+			to[i] = a.names[i]
+		}
+	}
+	return to, nil
 }
 
 // doorsOf duplicates the listeners of an instance.
@@ -283,8 +327,9 @@ func (g *Gate) unlead(a *app) {
 	}
 	a.led, a.withheld, a.guests = false, false, false
 	a.counters.led.Store(false)
+	old := closing{names: a.names, since: g.now()}
 	doors := a.doors
-	a.doors = nil
+	a.doors, a.names = nil, nil
 	for _, d := range doors {
 		g.unwatch(d.fd, d.slot)
 		if a.phase == phaseReady { // it accepts what waits
@@ -292,8 +337,9 @@ func (g *Gate) unlead(a *app) {
 			continue
 		}
 		g.takeIn(&d)
-		g.routing.shut = append(g.routing.shut, d)
+		old.doors = append(old.doors, d)
 	}
+	g.routing.shut = append(g.routing.shut, old)
 }
 
 // takeIn accepts what waits at the listener of an instance that is gone.
@@ -316,9 +362,27 @@ func (g *Gate) takeIn(d *door) {
 func (g *Gate) emptyShut() {
 	shut := g.routing.shut
 	g.routing.shut = nil
-	for _, d := range shut {
-		g.takeIn(&d)
-		_ = unix.Close(d.fd)
+	for _, old := range shut {
+		if g.now() < old.since+beatEvery {
+			g.routing.shut = append(g.routing.shut, old)
+			continue
+		}
+		g.removeNames(old.names)
+		for _, d := range old.doors {
+			g.takeIn(&d)
+			_ = unix.Close(d.fd)
+		}
+	}
+}
+
+func (g *Gate) removeNames(names []string) {
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			g.log.WithError(err).Warn("cannot remove the name of a listener")
+		}
 	}
 }
 
@@ -383,7 +447,11 @@ func (g *Gate) closeRoutes() {
 		return
 	}
 	g.closeOffers()
-	doors := g.routing.shut
+	var doors []door
+	for _, old := range g.routing.shut {
+		g.removeNames(old.names)
+		doors = append(doors, old.doors...)
+	}
 	for _, a := range g.apps {
 		doors = append(doors, a.doors...)
 		a.doors = nil

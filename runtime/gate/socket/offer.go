@@ -61,10 +61,15 @@ func (g *Gate) offer(o *offer) (route.Spare, error) {
 	}
 	own := in.Addresses()
 	for i, ep := range g.routing.public {
-		if err := g.routing.sites[i].Expose(own[ep.index].Address); err != nil {
+		site, listener := g.routing.sites[i], own[ep.index].Address
+		if err := site.Expose(listener); err != nil {
 			return 0, err
 		}
-		o.way = append(o.way, own[ep.index].Address)
+		name, err := site.Name(listener)
+		if err != nil {
+			return 0, err
+		}
+		o.way = append(o.way, name)
 	}
 	var err error
 	if o.doors, err = g.doorsOf(o.in); err != nil {
@@ -75,6 +80,7 @@ func (g *Gate) offer(o *offer) (route.Spare, error) {
 
 // dropOffer ends an instance that nobody has claimed.
 func (g *Gate) dropOffer(m gate.SparingMonitor, o *offer) {
+	g.removeNames(o.way)
 	for _, d := range o.doors {
 		_ = unix.Close(d.fd)
 	}
@@ -100,6 +106,7 @@ func (g *Gate) claimed(c route.Claim) {
 		if err := r.router.Block(c.UID); err != nil {
 			g.logApp(a).WithError(err).Error("cannot stop leading the app's connections")
 		}
+		g.removeNames(c.To)
 		r.router.Acknowledge(c)
 		if a.promised {
 			a.promised = false
@@ -129,7 +136,7 @@ func (g *Gate) claimed(c route.Claim) {
 // moveIn begins to serve a with the spare that it has claimed. If it cannot have that, err says why; its connections are taken
 // in then, and go to another instance.
 func (g *Gate) moveIn(a *app, o *offer, err error) {
-	a.doors = o.doors
+	a.doors, a.names = o.doors, o.way
 	if err == nil {
 		if err = g.watchDoors(a); err == nil {
 			g.employ(a, o.in)
