@@ -90,7 +90,8 @@ const (
 	targetSwitch      = 2.5  // of a pipe ping-pong; one thread, pinned
 	targetPause       = 60   // µs above fork(); one thread
 	targetPauseMany   = 250  // µs above fork(); eight threads
-	targetGet         = 1.6  // of a direct GET
+	targetGet         = 1.6  // of a GET without corsa
+	targetDirect      = 1.03 // the same, on a direct path
 	targetRestore     = 5000 // µs
 	targetSwap        = 0.25 // of a one-way pipe switch
 	threadsOfThreaded = 8
@@ -110,7 +111,9 @@ func methods() []string {
 			"engine returns, which is when the app goes on. Baseline: fork() by the same instance, in turns with the checkpoints.",
 		"COW tax: a request that writes to so many pages, in an instance activated after a checkpoint, minus the same after parking " +
 			"alone. It includes the pages that the interpreter itself writes to.",
-		"GET: one connection of one client to redis-server under `corsa serve`, in turns with a redis-server without corsa.",
+		"GET: one connection of one client to redis-server under `corsa serve`, in turns with a redis-server without corsa; proxied, or " +
+			"direct after a hand-over. switched: two apps take turns with one request each, one instance running at a time. connect, GET, close: a " +
+			"new connection of an app that has an instance for each request; a direct one is handed over meanwhile.",
 		"turn: write a request to the next of so many instances, activate it, read the reply, park it. The rate is turns per second of all.",
 		"dormant: growth of the kernel's MemAvailable per instance added, which other load on the machine disturbs; unique: the " +
 			"private pages of a dormant instance, mean of 16.",

@@ -250,6 +250,8 @@ const (
 	rowPause   = "pause t_C"
 	rowTax     = "COW tax"
 	rowGet     = "GET"
+	rowGetTurn = "GET, switched"
+	rowVisit   = "connect, GET, close"
 	rowTurn    = "turn"
 	rowDormant = "dormant instance"
 	rowUnique  = "dormant, unique"
@@ -268,6 +270,9 @@ const (
 	rowBinder       = "round trip"
 	rowBinderCrowd  = "interval"
 
+	// what rows about direct connections have behind their name
+	handedOver = ", handover"
+
 	// what rows of Binder have behind their name
 	brokered = ", broker"
 	switched = ", switch"
@@ -275,8 +280,8 @@ const (
 
 func rank(name string) int {
 	return slices.Index([]string{
-		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowTurn, rowDormant, rowUnique,
-	}, name)
+		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowGetTurn, rowVisit, rowTurn, rowDormant, rowUnique,
+	}, strings.TrimSuffix(name, handedOver))
 }
 
 func (r *run) path(elem ...string) string { return filepath.Join(append([]string{r.dir}, elem...)...) }

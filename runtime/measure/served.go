@@ -8,23 +8,25 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"corsa.dev/corsa/spec"
 )
 
 // served measures a GET through `corsa serve`, with the whole of corsa in between, against a server without it.
 func (r *run) served() (err error) {
 	defer func() { err = errors.Join(err, r.cpus.self(AnyCPU)) }()
 	for _, cpu := range []string{PinnedCPU, AnyCPU} {
-		policies := []string{"manual"}
+		ways := []way{{"manual", spec.PathProxied, targetGet}, {"manual", spec.PathHandover, targetDirect}}
 		if !r.Quick {
-			policies = append(policies, "every")
+			ways = append(ways, way{"every", spec.PathProxied, 0}) // it waits for the checkpoint after the request before
 		}
-		for _, policy := range policies {
-			r.Progress(fmt.Sprintf("redis: GET through corsa, %s CPU, checkpoint %s", cpu, policy))
+		for _, w := range ways {
+			r.Progress(fmt.Sprintf("redis: GET through corsa, %s CPU, %s", cpu, w))
 			// Programs begin on the CPUs of the thread that starts them.
 			if err := r.cpus.self(cpu); err != nil {
 				return err
 			}
-			if err := r.get(cpu, policy); err != nil {
+			if err := r.get(cpu, w); err != nil {
 				return fmt.Errorf("GET through corsa: %w", err)
 			}
 		}
@@ -32,7 +34,24 @@ func (r *run) served() (err error) {
 	return nil
 }
 
-func (r *run) get(cpu, policy string) (err error) {
+// way is how a service is served.
+type way struct {
+	checkpoint string
+	path       spec.Path
+	target     float64
+}
+
+func (w way) String() string { return fmt.Sprintf("checkpoint %s, %s", w.checkpoint, w.path) }
+
+// name is that of a row about w.
+func (w way) name(row string) string {
+	if w.path == spec.PathHandover {
+		return row + handedOver
+	}
+	return row
+}
+
+func (r *run) get(cpu string, w way) (err error) {
 	dir := r.path("get")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -47,33 +66,51 @@ func (r *run) get(cpu, policy string) (err error) {
 		_ = alone.Wait() // killed
 	}()
 	root, id, public := r.path("get", "root"), fmt.Sprintf("measure-%d", os.Getpid()), r.path("get", "redis.sock")
-	serve := append([]string{"serve", "--detach", "--id", id, "--socket", public, "--checkpoint", policy, "--"},
-		redisCommand(public, "/").Args...)
+	serve := append([]string{
+		"serve", "--detach", "--id", id, "--socket", public, "--checkpoint", w.checkpoint, "--path", string(w.path), "--app-key", "connection", "--",
+	}, redisCommand(public, "/").Args...)
 	defer func() { err = errors.Join(err, r.corsa(root, "delete", "--force", id)) }()
 	if err := r.corsa(root, serve...); err != nil {
 		return err
 	}
-	direct, err := populated(r.ctx, r.path("get", "direct.sock"))
-	if err != nil {
+	conns := make([]*conn, 3) // without corsa, and two apps
+	for i, path := range []string{r.path("get", "direct.sock"), public, public} {
+		if conns[i], err = populated(r.ctx, path); err != nil {
+			return err
+		}
+		defer conns[i].close()
+	}
+	if err := r.gets(cpu, w, conns); err != nil || w.checkpoint != "manual" {
 		return err
 	}
-	defer direct.close()
-	proxied, err := populated(r.ctx, public)
-	if err != nil {
-		return err
-	}
-	defer proxied.close()
+	return r.visits(cpu, w)
+}
+
+const getReply = len("$8\r\nvalue:42\r\n")
+
+func getRequest() []byte { return []byte("*2\r\n$3\r\nGET\r\n$6\r\nkey:42\r\n") }
+
+// gets measures an app that talks alone, and two that take turns.
+func (r *run) gets(cpu string, w way, conns []*conn) error {
 	var times [2][]time.Duration
-	request := []byte("*2\r\n$3\r\nGET\r\n$6\r\nkey:42\r\n")
-	const reply = len("$8\r\nvalue:42\r\n")
-	n, target := 2000, targetGet
-	if policy != "manual" {
-		n, target = 200, 0 // it waits for the checkpoint after the request before
+	var switched []time.Duration
+	n := 2000
+	if w.checkpoint != "manual" {
+		n = 200
 	}
-	err = r.repeat(5, 5, func() error { // in turns, since the machine's mood changes
-		for i, c := range []*conn{direct, proxied} {
-			if err := c.gets(n, request, reply, &times[i]); err != nil {
+	err := r.repeat(5, 5, func() error { // in turns, since the machine's mood changes
+		for i := range times {
+			if err := conns[i].gets(n, getRequest(), getReply, &times[i]); err != nil {
 				return err
+			}
+		}
+		for range n / 4 {
+			for _, c := range conns[1:] {
+				t0 := time.Now()
+				if err := c.ask(getRequest(), getReply); err != nil {
+					return err
+				}
+				switched = append(switched, time.Since(t0))
 			}
 		}
 		return nil
@@ -81,8 +118,53 @@ func (r *run) get(cpu, policy string) (err error) {
 	if err != nil {
 		return err
 	}
-	row := Row{Name: rowGet, Service: "redis", CPU: cpu, Value: describe(times[1]), Note: "checkpoint " + policy}
-	r.add(row.ratio("direct GET", describe(times[0]), target))
+	row := Row{Name: w.name(rowGet), Service: "redis", CPU: cpu, Value: describe(times[1]), Note: w.String()}
+	r.add(row.ratio("GET without corsa", describe(times[0]), w.target))
+	row = Row{Name: w.name(rowGetTurn), Service: "redis", CPU: cpu, Value: describe(switched), Note: w.String()}
+	r.add(row.ratio("GET without corsa", describe(times[0]), 0))
+	return nil
+}
+
+// visits measures connections that are made for one request each.
+func (r *run) visits(cpu string, w way) (err error) {
+	root, id, public := r.path("get", "root"), fmt.Sprintf("measure-uid-%d", os.Getpid()), r.path("get", "uid.sock")
+	serve := append([]string{"serve", "--detach", "--id", id, "--socket", public, "--path", string(w.path), "--"}, redisCommand(public, "/").Args...)
+	defer func() { err = errors.Join(err, r.corsa(root, "delete", "--force", id)) }()
+	if err := r.corsa(root, serve...); err != nil {
+		return err
+	}
+	var times [2][]time.Duration
+	paths := []string{r.path("get", "direct.sock"), public}
+	for _, path := range paths {
+		c, err := populated(r.ctx, path)
+		if err != nil {
+			return err
+		}
+		c.close()
+	}
+	err = r.repeat(5, 5, func() error {
+		for i, path := range paths {
+			for range 200 {
+				t0 := time.Now()
+				c, err := dialPath(r.ctx, path)
+				if err != nil {
+					return err
+				}
+				err = c.ask(getRequest(), getReply)
+				c.close()
+				if err != nil {
+					return err
+				}
+				times[i] = append(times[i], time.Since(t0))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	row := Row{Name: w.name(rowVisit), Service: "redis", CPU: cpu, Value: describe(times[1]), Note: w.String()}
+	r.add(row.ratio("without corsa", describe(times[0]), 0))
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 const (
 	directLook    = 50_000 // ns between two looks whether an instance with direct connections has become quiet
 	directSamples = 4      // looks, with other processes let run in between, that have to find nothing to read
+	directSpan    = 50_000 // ns after which there are no more
 	manyDirect    = 64     // connections of an app from which on there is one look
 )
 
@@ -102,6 +103,7 @@ func (g *Gate) directQuiet(a *app) bool {
 	if g.now() >= g.sched.sliceEnd() {
 		return true
 	}
+	from := g.now()
 	h, ok := a.inst.(engine.SocketHolder)
 	for i := 0; ok && i < directSamples; i++ {
 		if i > 0 {
@@ -118,7 +120,8 @@ func (g *Gate) directQuiet(a *app) bool {
 				return false
 			}
 		}
-		if len(a.direct) > manyDirect {
+		g.stamp = 0
+		if len(a.direct) > manyDirect || g.now() > from+directSpan {
 			break
 		}
 	}
