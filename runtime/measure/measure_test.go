@@ -13,12 +13,12 @@ import (
 )
 
 func TestParseService(t *testing.T) {
-	for in, want := range map[string]string{"redis": "redis", "threads": "threads", "1": "1", "016": "16", "65536": "65536"} {
+	for in, want := range map[string]string{"redis": "redis", "threads": "threads", "1": "1", "016": "16", "65536": "65536", "huge=512": "huge=512"} {
 		if got, err := ParseService(in); err != nil || got != want {
 			t.Errorf("%q: %q, %v, want %q", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "0", "-1", "65537", "nginx", "1M"} {
+	for _, in := range []string{"", "0", "-1", "65537", "huge=0", "huge", "nginx", "1M"} {
 		if got, err := ParseService(in); !errors.Is(err, ErrBadService) {
 			t.Errorf("%q: %q, %v, want ErrBadService", in, got, err)
 		}

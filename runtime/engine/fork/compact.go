@@ -35,7 +35,7 @@ func (in *instance) Compact(ctx context.Context) (made int, err error) {
 	c := &in.compaction
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, err := in.a.identity.reopen() // the instance may be ended meanwhile
+	p, err := in.a.reopen() // the instance may be ended meanwhile
 	if err != nil {
 		return 0, err
 	}
