@@ -44,7 +44,7 @@ var looksAllowed = sync.OnceValue(func() int64 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return 0
 	}
-	return int64(min(l.Cur/4, maxLooks))
+	return int64(min(l.Cur/16, maxLooks))
 })
 
 // spareSleepers marks the threads that need not be stopped as far as can be told now; still looks again.
