@@ -72,6 +72,7 @@ func (in *inspection) checkPrivate(path, name string) {
 		in.block(object, "the root directory of the process is in it", "declare the directories that the service writes to")
 		return
 	}
+	in.note(object, "each instance has its own; what others write to it after the adoption shows in instances, and no restore undoes that")
 	in.checkNested(object, name)
 	in.checkNames(object, here)
 }
