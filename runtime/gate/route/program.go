@@ -3,6 +3,7 @@ package route
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"runtime/debug"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -34,7 +35,10 @@ func version() string {
 
 // load loads program and maps into the kernel; nothing is attached.
 func load() (*programObjects, error) {
-	defer btf.FlushKernelSpec() // tens of megabytes that are not needed again
+	defer func() { // what the kernel says about itself takes tens of megabytes, and is not needed again
+		btf.FlushKernelSpec()
+		debug.FreeOSMemory()
+	}()
 	spec, err := loadProgram()
 	if err != nil {
 		return nil, err
