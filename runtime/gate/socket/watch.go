@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"slices"
+
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -65,10 +67,8 @@ func (g *Gate) unattended(a *app) bool {
 	if len(a.handing)+len(a.direct) == 0 {
 		return false
 	}
-	for _, c := range a.handing {
-		if !c.closed && c.s.fd >= 0 && g.peer(c) == 0 {
-			return true
-		}
+	if g.awaitsAccept(a) {
+		return true
 	}
 	h, ok := a.inst.(engine.SocketHolder)
 	if !ok || !h.Working() && !h.Sleeps() {
@@ -76,6 +76,12 @@ func (g *Gate) unattended(a *app) bool {
 	}
 	a.lull++ // if nothing comes of it, it may be a thread that always does so: ever more seldom
 	return true
+}
+
+// awaitsAccept reports whether the service has yet to accept a connection that is to be handed over: nothing is sent on it
+// before, so nothing else wakes the instance.
+func (g *Gate) awaitsAccept(a *app) bool {
+	return slices.ContainsFunc(a.handing, func(c *conn) bool { return !c.closed && c.handing && c.s.fd >= 0 && g.peer(c) == 0 })
 }
 
 // knocked has a take a turn: something has happened on a direct connection.

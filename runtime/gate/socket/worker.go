@@ -134,7 +134,7 @@ func (g *Gate) resume(a *app) bool {
 	switch {
 	case !g.strict:
 		g.admitWaiting(a)
-	case len(a.ready) > 0:
+	case len(a.ready) > 0, g.awaitsAccept(a): // it has lost its place in the queue
 		g.sched.want(&a.seat, false, g.now())
 	case a.wantsMore():
 		g.sched.want(&a.seat, true, g.now())
