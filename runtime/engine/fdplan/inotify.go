@@ -199,7 +199,7 @@ func (m *mounts) close() {
 // open opens the inode of the watch, as with O_PATH. ESTALE: it is gone.
 func (m *mounts) open(w *NotifyWatch) (int, error) {
 	if len(w.Handle) == 0 {
-		return -1, errors.New("its file system has no handles for files (exportfs)")
+		return -1, errors.New("its file system has no handles for files")
 	}
 	h := unix.NewFileHandle(w.HandleType, w.Handle)
 	if dir, ok := m.dirs[w.Dev]; ok {

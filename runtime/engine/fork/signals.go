@@ -223,7 +223,7 @@ func (g *parkedGroup) stopLeader() error {
 	return nil
 }
 
-// queue makes the calls that give the process, or with ownTID the calling thread alone, its pending signals.
+// queue makes the calls that give the process, or with own the calling thread alone, its pending signals.
 func queue(b *batch, pending []siginfo, own bool) {
 	if len(pending) == 0 {
 		return
