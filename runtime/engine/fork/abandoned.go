@@ -82,7 +82,7 @@ func (s *service) sweepProcesses() error {
 	return errors.Join(errs, s.files.sweep())
 }
 
-// sweepSockets removes the listening sockets in Target.Dir but those of instances that are known.
+// sweepSockets removes the listening sockets in the directories for them but those of instances that are known.
 func (s *service) sweepSockets() error {
 	known := map[string]bool{}
 	s.liveMu.Lock()
@@ -94,18 +94,20 @@ func (s *service) sweepSockets() error {
 		}
 	}
 	s.liveMu.Unlock()
-	entries, err := os.ReadDir(s.target.Dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // it has been removed, or there is none
-	}
-	errs := err
-	for _, e := range entries {
-		path := filepath.Join(s.target.Dir, e.Name())
-		if e.Type()&os.ModeSocket == 0 || known[path] {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	var errs error
+	for _, dir := range append([]string{s.target.Dir}, s.target.Dirs...) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // it has been removed, or there is none
 			errs = errors.Join(errs, err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if e.Type()&os.ModeSocket == 0 || known[path] {
+				continue
+			}
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = errors.Join(errs, err)
+			}
 		}
 	}
 	return errs
