@@ -61,7 +61,13 @@ func TestSparesServe(t *testing.T) {
 
 // The spares of a monitor that dies go with it, and the next one makes its own.
 func TestSparesDieWithTheirMonitor(t *testing.T) {
-	s := serveRedis(t)
+	for _, path := range []string{"proxied", "connect"} { // where their listeners are depends on that
+		t.Run(path, func(t *testing.T) { sparesDie(t, path) })
+	}
+}
+
+func sparesDie(t *testing.T, path string) {
+	s := serveRedis(t, "--path", path)
 	a := s.app(2001)
 	a.expect("+OK", "set", "k", "v")
 	s.checkpoint(2001)
