@@ -49,7 +49,7 @@ func (g *Gate) handOverAll() {
 func (g *Gate) handOverApp(a *app) {
 	a.handing = slices.DeleteFunc(a.handing, func(c *conn) bool { return c.closed || !c.handing || c.s.fd < 0 })
 	if a.phase != phaseReady || len(a.handing) == 0 {
-		return // dialled anew when the worker is done with it
+		return // resume has it looked at again
 	}
 	if !g.accepted(a) {
 		if !a.inst.Dormant() { // else it is looked at when it runs

@@ -120,6 +120,7 @@ func (g *Gate) resume(a *app) bool {
 	}
 	a.slot, a.phase = slot, phaseReady
 	g.lookIfOver(a)
+	g.handSoon(a) // what was accepted before a worker had it
 	for _, c := range a.conns {
 		if c.s.hup {
 			c.s.readable = true
