@@ -59,7 +59,7 @@ func (in *inspection) checkOpenFile(f *openFile) {
 		in.note(f.object(f.Target), "declared shared: all instances write to the same file, and no restore undoes that")
 	case f.FD.FD <= 2:
 		in.block(f.object(f.Target), "it is a file that the program prints to, and a restore would not undo that",
-			in.shareHint(f.Target, "or let it be a pipe: `… 2>&1 | cat`"))
+			fmt.Sprintf("if all instances may share it, declare it: --shared %s; or let it be a pipe: `… 2>&1 | cat`", in.inside(f.Target)))
 	default:
 		in.block(f.object(f.Target), "it is open for writing: instances would write into the same file, and a restore would not undo it",
 			in.shareHint(f.Target, "or let the service not keep it open"))
