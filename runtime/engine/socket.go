@@ -42,8 +42,8 @@ type SocketHolder interface {
 	// Unsettled reports whether a thread of the dormant instance was parked with something to do: a waiting call had just
 	// returned with a result. It is on the transaction path.
 	Unsettled() bool
-	// Working reports whether a thread of the dormant instance was parked at an instruction of its own, or had just been
-	// woken by another one. It is on the transaction path.
+	// Working reports whether a thread of the dormant instance was parked at an instruction of its own, or had been woken by
+	// another one. It is on the transaction path.
 	Working() bool
 	// Sleeps reports whether a thread of the dormant instance waits for less than a second to pass, perhaps in the middle of a
 	// request. It is on the transaction path.

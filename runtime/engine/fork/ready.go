@@ -3,6 +3,7 @@ package fork
 import (
 	"encoding/binary"
 	"math/bits"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,33 @@ func waitOf(r *regs) wait {
 		return wait{nr, [4]uint64{r.Rdi, r.Rsi, r.Rdx, r.R10}}
 	}
 	return wait{}
+}
+
+// futexWord is the word that a wait on a futex is for, and the value with which it sleeps.
+func (w *wait) futexWord() (addr uint64, val uint32, ok bool) {
+	const command, waitBitset = 0x7f, 9
+	op := w.args[1] & command
+	return w.args[0], uint32(w.args[2]), w.nr == unix.SYS_FUTEX && (op == futexWait || op == waitBitset)
+}
+
+// noteUnsettled marks the threads whose wait on a futex has been answered meanwhile, by a thread that was stopped after them: made
+// again, it returns at once. No thread runs.
+func (t *tracee) noteUnsettled() {
+	for i := range t.threads {
+		th := &t.threads[i]
+		addr, val, ok := th.waits.futexWord()
+		if !ok || th.unsettled || th.place == placeAsleep {
+			continue
+		}
+		var word [4]byte
+		local := unix.Iovec{Base: &word[0], Len: 4}
+		remote := unix.RemoteIovec{Base: uintptr(addr), Len: 4}
+		n, _, e := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(t.pid), uintptr(unsafe.Pointer(&local)), 1,
+			uintptr(unsafe.Pointer(&remote)), 1, 0)
+		if e == 0 && n == 4 { // else it ends in EFAULT, or the process is dead
+			th.unsettled = binary.LittleEndian.Uint32(word[:]) != val
+		}
+	}
 }
 
 // Ready implements engine.SocketHolder.

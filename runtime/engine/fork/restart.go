@@ -35,7 +35,11 @@ func classify(r *regs) waitCall {
 	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_POLL, unix.SYS_PPOLL,
 		unix.SYS_SELECT, unix.SYS_PSELECT6, unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_PAUSE:
 		return waitsOnly | eintrOnStop
-	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_FUTEX, unix.SYS_FUTEX_WAITV, unix.SYS_NANOSLEEP,
+	case unix.SYS_FUTEX:
+		if futexWaits(r.Rsi) {
+			return waitsOnly
+		}
+	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_FUTEX_WAITV, unix.SYS_NANOSLEEP,
 		unix.SYS_CLOCK_NANOSLEEP, unix.SYS_RT_SIGSUSPEND:
 		return waitsOnly
 	case unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_IO_GETEVENTS, unix.SYS_IO_PGETEVENTS, unix.SYS_MSGRCV:
@@ -45,6 +49,16 @@ func classify(r *regs) waitCall {
 		return waitsToTake
 	}
 	return notWait
+}
+
+// futexWaits reports whether the operation of futex(2) is one that waits: a thread that wakes others is at work.
+func futexWaits(op uint64) bool {
+	const command, lockPI, waitBitset, waitRequeuePI, lockPI2 = 0x7f, 6, 9, 11, 13
+	switch op & command {
+	case futexWait, lockPI, waitBitset, waitRequeuePI, lockPI2:
+		return true
+	}
+	return false
 }
 
 // interrupted reports whether the stop broke off a system call that has to be made again.
@@ -75,15 +89,9 @@ func atBoundary(r *regs) bool {
 	return false
 }
 
-// hasResult reports whether the stopped thread has left a waiting call for a reason that it will act on; a timeout is none.
+// hasResult reports whether the stopped thread has come out of a waiting call, with whatever result, and has yet to act on it.
 func hasResult(r *regs) bool {
-	if int64(r.Orig_rax) < 0 || classify(r)&waitKindMask != waitsOnly || interrupted(r) {
-		return false
-	}
-	if r.Orig_rax == unix.SYS_FUTEX || r.Orig_rax == unix.SYS_FUTEX_WAITV {
-		return int64(r.Rax) >= 0
-	}
-	return int64(r.Rax) > 0
+	return int64(r.Orig_rax) >= 0 && classify(r)&waitKindMask == waitsOnly && !interrupted(r)
 }
 
 // rewind makes the thread repeat a system call that the stop broke off, so that the service never sees EINTR

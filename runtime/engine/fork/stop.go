@@ -78,6 +78,7 @@ func (t *tracee) stopOthers(limit time.Duration) error {
 			return err
 		}
 		if still {
+			t.noteUnsettled()
 			return nil
 		}
 	}
@@ -97,9 +98,9 @@ func (t *tracee) toBoundary(limit time.Duration, deadline time.Time) error {
 				return err
 			}
 			th.broken = false
-			if !t.arena.inStub(th.regs.Rip) { // else it is as it was
-				th.unsettled, th.waits = hasResult(&th.regs), waitOf(&th.regs)
-			}
+		}
+		if !t.arena.inStub(th.regs.Rip) { // else it is as it was
+			th.unsettled, th.waits = hasResult(&th.regs), waitOf(&th.regs)
 		}
 		th.walked = true
 		t.noteWait(th)

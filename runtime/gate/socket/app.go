@@ -293,7 +293,7 @@ func (g *Gate) endTurn(v verdict) bool {
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
 	}
 	a.unfinished = a.unfinished || err == nil && g.unattended(a)
-	if err == nil && v == park && !a.unfinished {
+	if err == nil && v == park && !a.unfinished && !a.seat.again {
 		a.boundAt = g.now()
 	}
 	g.sched.parked(g.now())

@@ -1,9 +1,8 @@
 package socket
 
 import (
-	"slices"
-
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +13,7 @@ const (
 	directLook    = 50_000 // ns between two looks whether an instance with direct connections has become quiet
 	directSamples = 4      // looks, with other processes let run in between, that have to find nothing to read
 	directSpan    = 50_000 // ns after which there are no more
+	atWork        = 16     // turns in a row that an app takes like others because a thread of its instance was at work
 	manyDirect    = 64     // connections of an app from which on there is one look
 )
 
@@ -72,6 +72,11 @@ func (g *Gate) unattended(a *app) bool {
 	}
 	h, ok := a.inst.(engine.SocketHolder)
 	if !ok || !h.Working() && !h.Sleeps() {
+		return false
+	}
+	if h.Working() && a.lull < atWork {
+		a.lull++
+		g.sched.want(&a.seat, false, g.now()) // in the middle of a request, most likely
 		return false
 	}
 	a.lull++ // if nothing comes of it, it may be a thread that always does so: ever more seldom
