@@ -323,26 +323,27 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	}
 	in := &instance{s: s, a: a, name: h.Name, listeners: h.Listeners, shared: h.Shared, binder: h.Binder, files: h.Files}
 	s.files.know(h.Files)
-	if in.leader, err = h.Leader.reopen(); err != nil {
-		return nil, in.notOpened(err)
-	}
+	// The init first: it shares the descriptors, and would keep an app's connection open although the instance is dead.
 	if h.Init.PID != 0 {
 		if in.initp, err = h.Init.reopen(); err != nil {
 			return nil, in.notOpened(err)
 		}
 	}
+	if in.leader, err = h.Leader.reopen(); err != nil {
+		return nil, in.notOpened(err)
+	}
 	if err := a.tidy(); err != nil {
 		return nil, in.notOpened(err)
 	}
 	if err := in.follow(h.Threads); err != nil {
-		return nil, err
+		return nil, in.notOpened(err)
 	}
 	in.tracee.whole = h.Whole
 	if err := in.inheritNetns(); err != nil {
-		return nil, err
+		return nil, in.notOpened(err)
 	}
 	if err := in.publishBinder(ctx); err != nil {
-		return nil, err
+		return nil, in.notOpened(err)
 	}
 	in.adviceStale = true // what was known of it is not in the handle
 	s.track(in)
@@ -353,7 +354,11 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	// It was dormant, or the engine died while it was parking it. All threads run, then all are parked: only so is it
 	// certain that none was caught in between.
 	in.a.own.setRun(runGo)
-	return in, in.park(0, (*tracee).stop)
+	if err := in.park(0, (*tracee).stop); err != nil {
+		s.forget(in)
+		return nil, in.notOpened(err)
+	}
+	return in, nil
 }
 
 // notOpened ends what is left of an instance of which a part is gone. One that merely could not be opened, for want of
