@@ -66,7 +66,7 @@ func (m *Monitor) restore(ctx context.Context, app instance.App, to string) (vie
 		if err != nil {
 			return gate.Replacement{}, err
 		}
-		if err := m.ledger.restored(app, id, rep.Instance.Handle()); err != nil {
+		if err := m.ledger.restored(app, id, rep.Instance.Handle(), old != nil && old != rep.Instance); err != nil {
 			if rep.Instance == old {
 				h.inst = nil
 			}

@@ -171,11 +171,29 @@ func (l *ledger) branched(app instance.App, from instance.ID, handle json.RawMes
 	}, func(now time.Time) { _, _ = l.model.Lost(now, app, "it could not be recorded") })
 }
 
-// restored records that an instance in state to took the place of app's former one because somebody asked for it.
-func (l *ledger) restored(app instance.App, to instance.ID, handle json.RawMessage) error {
+// restored records that an instance in state to took the place of app's former one because somebody asked for it. kept says
+// that the former one lives: if this cannot be recorded, it is still the app's.
+func (l *ledger) restored(app instance.App, to instance.ID, handle json.RawMessage, kept bool) error {
+	var former instance.Instance
+	var head instance.ID
 	return l.commit(func(now time.Time) ([]instance.Record, error) {
+		was, err := l.model.App(app)
+		if err != nil {
+			return nil, err
+		}
+		former, head = was, instance.Base
+		if c, err := l.model.Head(app); err == nil {
+			head = c.ID
+		}
 		return one(l.model.Restore(now, app, to, handle, manual, true))
-	}, func(now time.Time) { _, _ = l.model.Lost(now, app, "it could not be recorded") })
+	}, func(now time.Time) {
+		const why = "it could not be recorded"
+		if kept && former.State.Live() {
+			_, _ = l.model.Restore(now, app, head, former.Handle, why, true)
+		} else {
+			_, _ = l.model.Lost(now, app, why)
+		}
+	})
 }
 
 // lostInstance records that app's instance is gone without having crashed.
