@@ -18,8 +18,6 @@ type Private struct {
 	Roots []int    // the directories as the process sees them, open
 }
 
-const deletedSuffix = " (deleted)"
-
 // place is where a file is of which /proc shows this name.
 func (p *Private) place(link string) (Place, bool) {
 	if p == nil {

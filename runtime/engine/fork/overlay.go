@@ -199,8 +199,11 @@ func overlay(lower, none, tree string) (int, error) {
 func mountAttributes(flags int64) int {
 	attr := 0
 	for _, f := range []struct{ st, attr int }{
-		{unix.ST_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID}, {unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
-		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, {unix.ST_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
+		{unix.ST_RDONLY, unix.MOUNT_ATTR_RDONLY},
+		{unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID},
+		{unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
+		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+		{unix.ST_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
 	} {
 		if int(flags)&f.st != 0 {
 			attr |= f.attr
