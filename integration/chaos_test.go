@@ -105,8 +105,12 @@ func newChaos(t *testing.T, seed uint64, flags ...string) *chaos {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("unmount the state root: %v", err)
+		err := unix.Unmount(disk, 0)
+		for end := time.Now().Add(deadline); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = unix.Unmount(disk, 0) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
+			t.Errorf("unmount the state root: %v", errors.Join(err, unix.Unmount(disk, unix.MNT_DETACH)))
 		}
 	})
 	s := &served{corsa: newCorsa(t), id: "store", socket: filepath.Join(dir, "store.sock")}
