@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/osthread"
 )
 
 // Of linux/sock_diag.h and linux/unix_diag.h.
@@ -42,29 +43,20 @@ func (in *inspection) diagSocket() (int, error) {
 	} else if mine == theirs {
 		return open()
 	}
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		// The thread is not unlocked: it is in a foreign namespace and ends with the goroutine.
-		runtime.LockOSThread()
+	fd := -1
+	err = osthread.Run(func() (err error) {
 		ns, err := unix.Open(in.dir+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- result{-1, err}
-			return
+			return err
 		}
 		defer unix.Close(ns)
 		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			done <- result{-1, fmt.Errorf("entering the network namespace of the process: %w", err)}
-			return
+			return fmt.Errorf("entering the network namespace of the process: %w", err)
 		}
-		fd, err := open()
-		done <- result{fd, err}
-	}()
-	r := <-done
-	return r.fd, r.err
+		fd, err = open()
+		return err
+	})
+	return fd, err
 }
 
 func askPeer(fd int, inode uint32) (uint64, error) {

@@ -240,7 +240,8 @@ func (s *suite) deathServing(name string) func(t *testing.T) {
 	return func(t *testing.T) {
 		p := mustProgram(t, "state", name)
 		if e := p.expect(s.engine); e.fate == refused {
-			t.Skipf("the engine refuses %s", p.object)
+			t.Logf("the engine refuses %s", p.object)
+			return
 		}
 		s.serveToDeath(t, p)
 	}

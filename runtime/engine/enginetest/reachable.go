@@ -85,7 +85,7 @@ func (a *app) address(dir string) string {
 	if err != nil || fi.Mode() != fs.ModeSocket|0o600 {
 		a.t.Errorf("%s: mode %v, %v", path, fi.Mode(), err)
 	}
-	known, err := os.ReadFile("/proc/net/unix")
+	known, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil || strings.Contains(string(known), path) || !strings.Contains(string(known), dir) {
 		a.t.Errorf("everybody can read the name of the listener, or it has none: %v", err)
 	}

@@ -3,10 +3,11 @@ package fdplan
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/osthread"
 )
 
 // Netns is a network namespace that belongs to the engine. TCP listeners of instances live in it, so that no other
@@ -19,12 +20,7 @@ type Netns struct {
 
 // enter runs fn on a thread inside the namespace, which is made on first use.
 func (n *Netns) enter(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		done <- n.inside(fn)
-	}()
-	return <-done
+	return osthread.Run(func() error { return n.inside(fn) })
 }
 
 func (n *Netns) inside(fn func() error) error {

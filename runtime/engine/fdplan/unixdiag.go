@@ -4,9 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/osthread"
 )
 
 // openDiag opens a sock_diag socket in the network namespace of the process: it answers only for sockets there.
@@ -24,28 +25,20 @@ func openDiag(pid int) (int, error) {
 	} else if mine == theirs {
 		return open()
 	}
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends in that namespace
+	fd := -1
+	err = osthread.Run(func() (err error) {
 		ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- result{-1, gone(pid, err)}
-			return
+			return gone(pid, err)
 		}
 		defer unix.Close(ns)
 		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			done <- result{-1, fmt.Errorf("enter the network namespace of process %d: %w", pid, err)}
-			return
+			return fmt.Errorf("enter the network namespace of process %d: %w", pid, err)
 		}
-		fd, err := open()
-		done <- result{fd, err}
-	}()
-	r := <-done
-	return r.fd, r.err
+		fd, err = open()
+		return err
+	})
+	return fd, err
 }
 
 // unixSocket is what sock_diag says of a unix socket.

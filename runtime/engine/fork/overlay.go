@@ -4,31 +4,22 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/osthread"
 )
 
 // onThread runs fn on a thread that ends with it, so that fn may change what belongs to a thread. Its root and working
 // directories are its own.
 func onThread(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		if unix.Gettid() == os.Getpid() {
-			// The first thread never ends, and /proc/self means it: another one it has to be.
-			done <- onThread(fn)
-			runtime.UnlockOSThread()
-			return
+	return osthread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
 		}
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // mountNS opens the mount namespace of a process.
