@@ -1,6 +1,7 @@
 package osthread
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"testing"
@@ -25,7 +26,7 @@ func TestNeverTheFirstThread(t *testing.T) {
 			}
 			return unix.ENOTTY
 		})
-		if err != unix.ENOTTY {
+		if !errors.Is(err, unix.ENOTTY) {
 			t.Fatal(err)
 		}
 	}
