@@ -10,17 +10,19 @@ import (
 )
 
 // TestLimits has one app's instance use up what the service may have of processes, or of memory. The other app keeps what it
-// stored, and the greedy one comes back with what its checkpoint had.
+// stored, and the greedy one comes back with what its checkpoint had. The limits are the whole service's: when memory is short the kernel
+// kills the largest process, and sometimes, before that one's memory is free, another. Then that app has its checkpoint, too.
 func TestLimits(t *testing.T) {
 	for _, v := range []struct {
 		name, line string
+		kills      bool // the kernel may kill another app's instance
 		limit      func(*specs.LinuxResources)
 	}{
-		{"processes", "bomb", func(r *specs.LinuxResources) {
+		{"processes", "bomb", false, func(r *specs.LinuxResources) {
 			limit := int64(120)
 			r.Pids = &specs.LinuxPids{Limit: &limit}
 		}},
-		{"memory", "eat", func(r *specs.LinuxResources) {
+		{"memory", "eat", true, func(r *specs.LinuxResources) {
 			limit := int64(96 << 20)
 			r.Memory = &specs.LinuxMemory{Limit: &limit}
 		}},
@@ -49,6 +51,8 @@ func TestLimits(t *testing.T) {
 				greedy.checkpoint()
 				greedy.steps(3)
 				other.steps(5)
+				other.checkpoint()
+				other.disturbed = v.kills
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
@@ -62,14 +66,15 @@ func TestLimits(t *testing.T) {
 					}
 					other.steps(1)
 					other.check()
+					other.disturbed = v.kills
 				}
 				greedy.check()
 				if t.Failed() {
 					return
 				}
 			}
-			if v := c.served.apps(); v["uid:4001"].Crashes != 0 || v["uid:4000"].Crashes != 5 {
-				t.Errorf("crashes: %+v", v)
+			if got := c.served.apps(); got["uid:4001"].Crashes != 0 && !v.kills || got["uid:4000"].Crashes != 5 {
+				t.Errorf("crashes: %+v", got)
 			}
 		})
 	}
