@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/gate/route"
+	"corsa.dev/corsa/runtime/unixdiag"
 )
 
 var kernelTests = []test{
@@ -117,19 +118,19 @@ func testUnixDiag() (string, error) {
 			return "", err
 		}
 	}
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	fd, err := unixdiag.Open(0)
 	if err != nil {
 		return "", fmt.Errorf("sock_diag: %w", err)
 	}
 	defer unix.Close(fd)
-	peer, err := askPeer(fd, uint32(ends[0].Ino))
+	s, err := unixdiag.Ask(fd, ends[0].Ino, make([]byte, unixdiag.ReplySize))
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
 		return "", absent("%v", err)
 	case err != nil:
 		return "", err
-	case peer != ends[1].Ino:
-		return "", absent("it tells peer %d for %d", peer, ends[1].Ino)
+	case s.Peer != ends[1].Ino:
+		return "", absent("it tells peer %d for %d", s.Peer, ends[1].Ino)
 	}
 	return "", nil
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/unixdiag"
 )
 
 // socket is what a duplicate of a socket of the process tells.
@@ -182,6 +183,17 @@ func (in *inspection) sameUnixName(bound, declared string) bool {
 		return a.Dev == b.Dev && a.Ino == b.Ino
 	}
 	return path.Clean(bound) == path.Clean(declared)
+}
+
+// unixPeer is the inode number of the socket at the other end of a unix socket, 0 if that end is closed.
+func (in *inspection) unixPeer(inode uint64) (uint64, error) {
+	fd, err := unixdiag.Open(in.pid)
+	if err != nil {
+		return 0, fmt.Errorf("sock_diag: %w", err)
+	}
+	defer unix.Close(fd)
+	s, err := unixdiag.Ask(fd, inode, make([]byte, unixdiag.ReplySize))
+	return s.Peer, err
 }
 
 func (in *inspection) checkUnixConnection(f *openFile, s *socket) {

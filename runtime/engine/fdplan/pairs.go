@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/unixdiag"
 )
 
 // otherSocket plans a socket that is neither a listener nor the gate's: one of a pair within the process.
@@ -24,19 +26,30 @@ func (c *Capturer) otherSocket(p FD, s int) error {
 	if err != nil {
 		return err
 	}
-	p.Shutdown = ends.shutdown
+	p.Shutdown = ends.Shutdown
 	for fd, link := range c.links {
-		if ino, ok := LinkInode(link); ok && ino == ends.peer && ends.peer != 0 && strings.HasPrefix(link, "socket:") {
+		if ino, ok := LinkInode(link); ok && ino == ends.Peer && ends.Peer != 0 && strings.HasPrefix(link, "socket:") {
 			p.Kind, p.Peer = Pair, fd
 			return c.pairEnd(p, s)
 		}
 	}
-	if _, err := unix.Getpeername(s); err != nil || ends.peer == 0 {
+	if _, err := unix.Getpeername(s); err != nil || ends.Peer == 0 {
 		return c.closedEnd(p, s)
 	}
 	c.block(p.FD, "connected unix socket", "its other end is in another process that knows nothing of instances",
 		"close it while apps are served")
 	return nil
+}
+
+// unixEnds asks about the socket with the inode. ENOENT: there is none in the network namespace of the process.
+func (c *Capturer) unixEnds(inode uint64) (s unixdiag.Socket, err error) {
+	if c.diag == 0 {
+		if c.diag, err = unixdiag.Open(c.PID); err != nil {
+			c.diag = 0
+			return s, gone(c.PID, fmt.Errorf("sock_diag: %w", err))
+		}
+	}
+	return unixdiag.Ask(c.diag, inode, make([]byte, unixdiag.ReplySize))
 }
 
 // closedEnd plans a socket that never was connected, or whose peer is gone: one at its end of file stands for it.

@@ -7,15 +7,14 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/unixdiag"
 )
 
 // sock_diag: what the kernel knows of a socket that is not ours. linux/unix_diag.h and linux/inet_diag.h.
 const (
 	sockDiagByFamily = 20
-	udiagShowPeer    = 0x4
-	unixDiagPeer     = 2
 	nlHeader         = 16
-	unixMsgLen       = 16
 	inetMsgLen       = 72
 )
 
@@ -24,7 +23,7 @@ var errNoSocket = errors.New("the kernel does not know such a socket")
 // A prober asks about unix sockets, over one netlink socket that it keeps.
 type prober struct {
 	fd    int // -1: none yet
-	reply [4096]byte
+	reply [unixdiag.ReplySize]byte
 }
 
 func (p *prober) close() {
@@ -47,34 +46,13 @@ func (p *prober) peerInode(fd int) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	req := make([]byte, 24) // struct unix_diag_req
-	req[0] = unix.AF_UNIX
-	ne := binary.NativeEndian
-	ne.PutUint32(req[4:], ^uint32(0))
-	ne.PutUint32(req[8:], uint32(own))
-	ne.PutUint32(req[12:], udiagShowPeer)
-	ne.PutUint32(req[16:], ^uint32(0))
-	ne.PutUint32(req[20:], ^uint32(0))
 	if p.fd < 0 {
-		if p.fd, err = openDiag(); err != nil {
-			return 0, err
+		if p.fd, err = unixdiag.Open(0); err != nil {
+			return 0, fmt.Errorf("sock_diag: %w", err)
 		}
 	}
-	msg, err := ask(p.fd, req, p.reply[:])
-	if err != nil {
-		return 0, err
-	}
-	for b := msg[min(unixMsgLen, len(msg)):]; len(b) >= 4; {
-		n := int(ne.Uint16(b))
-		if n < 4 || n > len(b) {
-			break
-		}
-		if ne.Uint16(b[2:]) == unixDiagPeer && n >= 8 {
-			return uint64(ne.Uint32(b[4:])), nil
-		}
-		b = b[min((n+3)&^3, len(b)):]
-	}
-	return 0, nil
+	s, err := unixdiag.Ask(p.fd, own, p.reply[:])
+	return s.Peer, err
 }
 
 // clientUID is the owner of the socket at the other end of fd, a TCP connection on this host.
@@ -128,26 +106,14 @@ func putAddr(port, addr []byte, sa unix.Sockaddr) byte {
 	return unix.AF_UNSPEC
 }
 
-func openDiag() (int, error) {
-	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return -1, fmt.Errorf("sock_diag: %w", err)
-	}
-	return s, nil
-}
-
 // diag asks for one socket and returns the message about it without the netlink header.
 func diag(req []byte) ([]byte, error) {
-	s, err := openDiag()
+	s, err := unixdiag.Open(0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
 	defer unix.Close(s)
-	return ask(s, req, make([]byte, 4096))
-}
-
-// ask is diag over the netlink socket s. What it returns is in reply.
-func ask(s int, req, reply []byte) ([]byte, error) {
+	reply := make([]byte, unixdiag.ReplySize)
 	b := make([]byte, nlHeader+len(req))
 	ne := binary.NativeEndian
 	ne.PutUint32(b, uint32(len(b)))
