@@ -3,7 +3,6 @@ package fork
 import (
 	"encoding/binary"
 	"math/bits"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,24 +34,11 @@ func (w *wait) futexWord() (addr uint64, val uint32, ok bool) {
 	return w.args[0], uint32(w.args[2]), w.nr == unix.SYS_FUTEX && (op == futexWait || op == waitBitset)
 }
 
-// noteUnsettled marks the threads whose wait on a futex has been answered meanwhile, by a thread that was stopped after them: made
-// again, it returns at once. No thread runs.
-func (t *tracee) noteUnsettled() {
-	for i := range t.threads {
-		th := &t.threads[i]
-		addr, val, ok := th.waits.futexWord()
-		if !ok || th.unsettled || th.place == placeAsleep {
-			continue
-		}
-		var word [4]byte
-		local := unix.Iovec{Base: &word[0], Len: 4}
-		remote := unix.RemoteIovec{Base: uintptr(addr), Len: 4}
-		n, _, e := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(t.pid), uintptr(unsafe.Pointer(&local)), 1,
-			uintptr(unsafe.Pointer(&remote)), 1, 0)
-		if e == 0 && n == 4 { // else it ends in EFAULT, or the process is dead
-			th.unsettled = binary.LittleEndian.Uint32(word[:]) != val
-		}
-	}
+// answered reports whether the thread's wait on a futex would return at once: a thread that was parked after it has changed the word.
+func (in *instance) answered(th *thread) bool {
+	addr, val, ok := th.waits.futexWord()
+	var word [4]byte
+	return ok && readMem(in.a.PID, addr, word[:]) == nil && binary.LittleEndian.Uint32(word[:]) != val
 }
 
 // Ready implements engine.SocketHolder.
@@ -68,7 +54,7 @@ func (in *instance) Ready() bool {
 // Working implements engine.SocketHolder.
 func (in *instance) Working() bool {
 	for i := range in.tracee.threads {
-		if th := &in.tracee.threads[i]; th.broken || th.unsettled && th.waits.nr == unix.SYS_FUTEX {
+		if th := &in.tracee.threads[i]; th.broken || th.unsettled && th.waits.nr == unix.SYS_FUTEX || in.answered(th) {
 			return true
 		}
 	}

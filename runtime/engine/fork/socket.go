@@ -230,7 +230,7 @@ func isUnixStream(fd int) bool {
 // Unsettled implements engine.SocketHolder.
 func (in *instance) Unsettled() bool {
 	for i := range in.tracee.threads {
-		if th := &in.tracee.threads[i]; th.unsettled || th.broken {
+		if th := &in.tracee.threads[i]; th.unsettled || th.broken || in.answered(th) {
 			return true
 		}
 	}

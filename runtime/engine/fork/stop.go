@@ -78,7 +78,6 @@ func (t *tracee) stopOthers(limit time.Duration) error {
 			return err
 		}
 		if still {
-			t.noteUnsettled()
 			return nil
 		}
 	}
