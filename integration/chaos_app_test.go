@@ -227,15 +227,7 @@ func (a *chaosApp) excuse(what, stderr string) {
 	if strings.TrimSpace(stderr) == "" || strings.Contains(stderr, "panic") {
 		a.failf("%s failed and said %q", what, stderr)
 	}
-	a.tally2(what + " failed")
-}
-
-var tallyLock sync.Mutex
-
-func (a *chaosApp) tally2(what string) {
-	tallyLock.Lock()
-	defer tallyLock.Unlock()
-	a.tally[what]++
+	a.count(what + " failed")
 }
 
 // restore goes back to one of the checkpoints that are still kept.

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -28,10 +27,7 @@ func TestLimits(t *testing.T) {
 		}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			program := filepath.Join(t.TempDir(), "store")
-			if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", program, "testdata/store.c").CombinedOutput(); err != nil {
-				t.Fatalf("gcc: %v\n%s", err, out)
-			}
+			program := buildStore(t)
 			c := &chaos{
 				served: &served{corsa: newCorsa(t), id: "store", socket: filepath.Join(publicDir(t), "store.sock")},
 				tally:  map[string]int{},

@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/service"
 )
 
 // TestChaos hurts a service, its instances and its monitor at random for $CORSA_CHAOS_ROUNDS rounds (make chaos: 100,000), and
@@ -87,7 +88,9 @@ type chaos struct {
 	auto   bool // checkpoints are taken by policy, too
 	direct bool // the bytes do not pass through the monitor
 	round  int
-	tally  map[string]int
+
+	tallyMu sync.Mutex
+	tally   map[string]int
 
 	kills atomic.Int64 // of monitors
 }
@@ -96,10 +99,7 @@ type chaos struct {
 func newChaos(t *testing.T, seed uint64, flags ...string) *chaos {
 	t.Helper()
 	dir := publicDir(t)
-	program := filepath.Join(t.TempDir(), "store")
-	if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", program, "testdata/store.c").CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
+	program := buildStore(t)
 	disk := t.TempDir()
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
@@ -132,6 +132,21 @@ func newChaos(t *testing.T, seed uint64, flags ...string) *chaos {
 	return c
 }
 
+func buildStore(t *testing.T) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "store")
+	if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", program, "testdata/store.c").CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	return program
+}
+
+func (c *chaos) count(what string) {
+	c.tallyMu.Lock()
+	defer c.tallyMu.Unlock()
+	c.tally[what]++
+}
+
 func (c *chaos) newApp(uid int) *chaosApp {
 	a := &chaosApp{chaos: c, uid: uid, model: newStoreModel(uint64(uid)), known: map[string]uint64{"base": 0}, head: "base"}
 	c.t.Cleanup(a.hangUp)
@@ -152,9 +167,9 @@ func (c *chaos) play() {
 	for i := range plan.others {
 		plan.others[i] = 1 + r.IntN(20)
 	}
-	c.tally[act.name]++
+	c.count(act.name)
 	if pain.name != "" {
-		c.tally[pain.name]++
+		c.count(pain.name)
 	}
 
 	var wg sync.WaitGroup
@@ -293,39 +308,22 @@ func (c *chaos) killIfThere(pid int) {
 	}
 }
 
-func parent(pid int) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	return strconv.Atoi(fields[1])
-}
-
 // view is the app as `corsa apps --json` shows it; false: it does not (yet).
-func (a *chaosApp) view() (v struct {
-	App, State, Head string
-	PID              int
-}, ok bool,
-) {
+func (a *chaosApp) view() (service.AppView, bool) {
 	stdout, _, code := a.run("", "apps", "--json", a.id)
 	if code != 0 {
-		return v, false
+		return service.AppView{}, false
 	}
-	list := []struct {
-		App, State, Head string
-		PID              int
-	}{}
+	var list []service.AppView
 	if err := json.Unmarshal([]byte(stdout), &list); err != nil {
 		a.t.Errorf("apps: %v", err)
-		return v, false
 	}
 	for _, v := range list {
-		if v.App == a.key() {
+		if string(v.App) == a.key() {
 			return v, true
 		}
 	}
-	return v, false
+	return service.AppView{}, false
 }
 
 func (a *chaosApp) pid() int {

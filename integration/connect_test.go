@@ -93,10 +93,9 @@ func TestConnect(t *testing.T) {
 				t.Helper()
 				for range 50 {
 					count++
-					for uid, list := range apps {
+					for _, list := range apps {
 						for i, c := range list {
 							c.expect(fmt.Sprintf(":%d", (count-1)*len(list)+i+1), "incr", "n")
-							_ = uid
 						}
 					}
 				}

@@ -213,16 +213,20 @@ func (s *served) monitor() int {
 
 func parentOf(t *testing.T, pid int) int {
 	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	ppid, err := strconv.Atoi(fields[1])
+	ppid, err := parent(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ppid
+}
+
+func parent(pid int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	return strconv.Atoi(fields[1])
 }
 
 // cgroup is the name of the service's cgroup: no other root has one like it.
