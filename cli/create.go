@@ -53,14 +53,16 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 		return sandbox.Options{}, err
 	}
 	return sandbox.Options{
-		Root:         g.Root,
-		ID:           id,
-		Bundle:       bundle,
-		Spec:         spec,
-		PIDFile:      f.pidFile,
-		ExtraFiles:   files,
-		NoPivot:      f.noPivot,
-		NoNewKeyring: f.noNewKeyring,
+		Root:            g.Root,
+		ID:              id,
+		Bundle:          bundle,
+		Spec:            spec,
+		PIDFile:         f.pidFile,
+		ExtraFiles:      files,
+		NoPivot:         f.noPivot,
+		NoNewKeyring:    f.noNewKeyring,
+		SystemdCgroup:   g.SystemdCgroup,
+		RootlessCgroups: g.Rootless,
 		// Instances of a service are not its children; somebody has to reap them.
 		Reaper: declared != nil,
 	}, nil

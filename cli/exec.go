@@ -65,7 +65,8 @@ func newExecCommand(g *globals) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			defer func() { err = execFailure(err) }()
 			s, err := sandbox.Load(g.Root, args[0])
 			if err != nil {
 				return err
@@ -94,6 +95,15 @@ func newExecCommand(g *globals) *cobra.Command {
 	fs.IntVar(&preserveFDs, "preserve-fds", 0, "pass on N further descriptors, from 3")
 	fs.BoolVar(&o.IgnorePaused, "ignore-paused", false, "allow a paused container")
 	return cmd
+}
+
+// execFailure gives an error an exit code that is hardly a program's.
+func execFailure(err error) error {
+	var code exitCode
+	if err == nil || errors.As(err, &code) {
+		return err
+	}
+	return &codedError{err, exitExec}
 }
 
 func execDetached(ctx context.Context, s *sandbox.Sandbox, o sandbox.ExecOptions, consoleSocket string) error {

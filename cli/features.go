@@ -66,7 +66,7 @@ func describeFeatures() featureDocument {
 
 // ociFeatures says what libcontainer does for us; it does not look at the host.
 func ociFeatures() features.Features {
-	yes, no := true, false
+	yes := true
 	f := features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -74,10 +74,9 @@ func ociFeatures() features.Features {
 		MountOptions:  specconv.KnownMountOptions(),
 		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "false"},
 		Linux: &features.Linux{
-			Namespaces:   specconv.KnownNamespaces(),
-			Capabilities: capabilities.KnownCapabilities(),
-			// systemd is not asked for cgroups: corsa has no --systemd-cgroup.
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Namespaces:      specconv.KnownNamespaces(),
+			Capabilities:    capabilities.KnownCapabilities(),
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
 			Seccomp:         seccompFeatures(),
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/sirupsen/logrus"
@@ -24,16 +26,20 @@ var verbs = map[string][]func(*globals) *cobra.Command{
 	},
 	groupContainer: {
 		newCreateCommand, newDeleteCommand, newExecCommand, newKillCommand, newListCommand, newPauseCommand, newPsCommand,
-		newResumeCommand, newRunCommand, newSpecCommand, newStartCommand, newStateCommand,
+		newResumeCommand, newRunCommand, newSpecCommand, newStartCommand, newStateCommand, newUpdateCommand,
 	},
 	groupHost: {newCheckCommand, newFeaturesCommand, newMeasureCommand},
 }
 
 // globals are the options that every verb has. They are valid when a verb's RunE is called.
 type globals struct {
-	Root string         // absolute state root
-	Log  *logrus.Logger // where messages for people and their tools go; data goes to standard output
+	Root          string         // absolute state root
+	Log           *logrus.Logger // where messages for people and their tools go; data goes to standard output
+	SystemdCgroup bool
+	Rootless      *bool // nil: auto
 
+	rootless  string
+	isSetUp   bool
 	logPath   string
 	logFormat string
 	debug     bool
@@ -66,6 +72,10 @@ func Main(args []string) int {
 			err = &usageError{err}
 		}
 	}
+	// A caller that has asked for a log looks for usage errors in it, too. That this fails as well is not what was wrong first.
+	if !g.isSetUp {
+		_ = g.setUp()
+	}
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		err = fmt.Errorf("%w; most verbs need root, and this is uid %d", err, os.Geteuid())
 	}
@@ -73,7 +83,10 @@ func Main(args []string) int {
 	var usage *usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(os.Stderr, "Usage: %s\n", cmd.UseLine())
-		return exitUsage
+	}
+	var coded *codedError
+	if errors.As(err, &coded) {
+		return coded.code
 	}
 	return exitFailure
 }
@@ -107,6 +120,8 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 	f.StringVar(&g.logPath, "log", "", "append messages to this file too (default: standard error only)")
 	f.StringVar(&g.logFormat, "log-format", "text", "format of messages: text or json")
 	f.BoolVar(&g.debug, "debug", false, "log what is done")
+	f.BoolVar(&g.SystemdCgroup, "systemd-cgroup", false, "have systemd make containers' cgroups; cgroupsPath is then SLICE:PREFIX:NAME")
+	f.StringVar(&g.rootless, "rootless", "auto", "go on without cgroups that cannot be made: true, false or auto (unless the caller is root of the host)")
 	// Only verbs take flags of their own, so a flag before the verb is global and the verb's stay behind it.
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -153,6 +168,7 @@ func defaultRoot() string {
 
 // setUp validates the global options and opens the log.
 func (g *globals) setUp() error {
+	g.isSetUp = true
 	root, err := filepath.Abs(g.Root)
 	if err != nil {
 		return &setupError{err}
@@ -167,6 +183,13 @@ func (g *globals) setUp() error {
 		g.Log.SetFormatter(&logrus.JSONFormatter{})
 	default:
 		return fmt.Errorf("--log-format %q: must be text or json", g.logFormat)
+	}
+	if g.rootless != "" && !strings.EqualFold(g.rootless, "auto") {
+		b, err := strconv.ParseBool(g.rootless)
+		if err != nil {
+			return fmt.Errorf("--rootless %q: must be true, false or auto", g.rootless)
+		}
+		g.Rootless = &b
 	}
 	if g.debug {
 		g.Log.SetLevel(logrus.DebugLevel)

@@ -415,7 +415,7 @@ func TestDirectIdentity(t *testing.T) {
 // TestDirectRefused asserts what is not direct, and why.
 func TestDirectRefused(t *testing.T) {
 	c := newCorsa(t)
-	c.fails(2, "contradicts --checkpoint=every", "serve", "--path", "handover", "--checkpoint", "every", "--socket", "/run/x.sock", "--", "true")
+	c.fails(1, "contradicts --checkpoint=every", "serve", "--path", "handover", "--checkpoint", "every", "--socket", "/run/x.sock", "--", "true")
 	for name, flags := range map[string][]string{
 		"path=proxied": {"--path", "proxied"}, "checkpoint=every=5": {"--checkpoint", "every=5", "--on-crash", "stop"},
 		"on-crash=restore": nil,

@@ -22,7 +22,7 @@ func TestEngineKmodAbsent(t *testing.T) {
 	if list := c.ok("list", "--quiet"); strings.TrimSpace(list) != "" {
 		t.Errorf("left behind: %s", list)
 	}
-	c.fails(2, "contradicts --engine=kmod", "serve", "--concurrency", "parallel", "--socket", socket, "--engine", "kmod", "--", "true")
+	c.fails(1, "contradicts --engine=kmod", "serve", "--concurrency", "parallel", "--socket", socket, "--engine", "kmod", "--", "true")
 	c.fails(1, "the kernel module is not loaded", "measure", "--engine", "kmod")
-	c.fails(2, `there is no engine "criu"`, "measure", "--engine", "criu")
+	c.fails(1, `there is no engine "criu"`, "measure", "--engine", "criu")
 }

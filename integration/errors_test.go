@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-func TestUsageErrorsExit2(t *testing.T) {
+func TestUsageErrorsExit1(t *testing.T) {
 	c := newCorsa(t)
 	for _, v := range []struct{ args, want string }{
 		{"", "no verb"},
@@ -37,7 +37,7 @@ func TestUsageErrorsExit2(t *testing.T) {
 	} {
 		t.Run(v.args, func(t *testing.T) {
 			sub := &corsa{t: t, root: c.root}
-			sub.fails(2, v.want, strings.Fields(v.args)...)
+			sub.fails(1, v.want, strings.Fields(v.args)...)
 		})
 	}
 }
@@ -47,7 +47,7 @@ func TestUnknownContainerExits1(t *testing.T) {
 	for _, verb := range []string{"start", "state", "kill", "delete", "pause", "resume", "ps"} {
 		c.fails(1, `container "nope" under `+c.root+": container does not exist", verb, "nope")
 	}
-	c.fails(1, "does not exist", "exec", "nope", "true")
+	c.fails(255, "does not exist", "exec", "nope", "true")
 	c.fails(1, "invalid container id", "state", "../etc")
 	c.fails(1, "invalid container id", "delete", "--force", "..")
 }
@@ -89,7 +89,7 @@ func TestBadBundles(t *testing.T) {
 	c.fails(1, "remove it first", "spec", "-b", dir)
 
 	dir = busyboxBundle(t, c, func(s *specs.Spec) { s.Process.Terminal = true }, "true")
-	c.fails(2, "--console-socket is needed", "create", "-b", dir, id)
+	c.fails(1, "--console-socket is needed", "create", "-b", dir, id)
 	c.fails(1, "console socket", "create", "-b", dir, "--console-socket", filepath.Join(dir, "none"), id)
 }
 

@@ -56,8 +56,8 @@ func TestMeasure(t *testing.T) {
 
 func TestMeasureUsage(t *testing.T) {
 	c := newCorsa(t)
-	c.fails(2, "at least 2", "measure", "--apps", "1")
-	c.fails(2, "redis, threads or a number of MiB", "measure", "--service", "1,nginx")
-	c.fails(2, "unexpected argument", "measure", "extra")
-	c.fails(2, "--service has no meaning with --gate binder", "measure", "--gate", "binder", "--service", "redis")
+	c.fails(1, "at least 2", "measure", "--apps", "1")
+	c.fails(1, "redis, threads or a number of MiB", "measure", "--service", "1,nginx")
+	c.fails(1, "unexpected argument", "measure", "extra")
+	c.fails(1, "--service has no meaning with --gate binder", "measure", "--gate", "binder", "--service", "redis")
 }

@@ -126,7 +126,7 @@ func TestLifecycle(t *testing.T) {
 	c.ok("pause", id)
 	c.expectStatus(id, "paused")
 	c.fails(1, "it is paused", "pause", id)
-	c.fails(1, "it is paused", "exec", id, "true")
+	c.fails(255, "it is paused", "exec", id, "true")
 	c.ok("resume", id)
 	c.expectStatus(id, "running")
 
@@ -138,7 +138,7 @@ func TestLifecycle(t *testing.T) {
 	c.fails(1, "it is stopped", "kill", id, "KILL")
 	c.ok("kill", "--all", id, "KILL")
 	c.fails(1, "it is stopped", "start", id)
-	c.fails(1, "it is stopped", "exec", id, "true")
+	c.fails(255, "it is stopped", "exec", id, "true")
 	c.ok("delete", id)
 	c.fails(1, "does not exist", "delete", id)
 	c.ok("delete", "--force", id)
@@ -229,11 +229,11 @@ func TestExec(t *testing.T) {
 		t.Errorf("process %s is not among %s", pid, out)
 	}
 
-	c.fails(1, `exec: "nope": executable file not found in $PATH`, "exec", id, "nope")
-	c.fails(2, "--user", "exec", "--user", "me", id, "true")
-	c.fails(2, "program missing", "exec", id)
-	c.fails(2, "--process", "exec", "--process", process, id, "true")
-	c.fails(1, "cwd", "exec", "--cwd", "tmp", id, "true")
+	c.fails(255, `exec: "nope": executable file not found in $PATH`, "exec", id, "nope")
+	c.fails(255, "--user", "exec", "--user", "me", id, "true")
+	c.fails(1, "program missing", "exec", id)
+	c.fails(1, "--process", "exec", "--process", process, id, "true")
+	c.fails(255, "cwd", "exec", "--cwd", "tmp", id, "true")
 }
 
 func TestPreservedDescriptors(t *testing.T) {

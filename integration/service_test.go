@@ -256,13 +256,13 @@ func TestServiceErrors(t *testing.T) {
 		{1, "bad tag", []string{"checkpoint", "--app", "2001", "--tag", "base", s.id}},
 		{1, "already exists", []string{"serve", "--id", s.id, "--socket", filepath.Join(s.root, "x"), "--", "redis-server"}},
 		{1, "another program listens there", []string{"serve", "--id", "two", "--socket", s.socket, "--", "redis-server"}},
-		{2, "not an app", []string{"log", s.id, "sid:4"}},
-		{2, "not an app", []string{"checkpoint", "--app", "gid:4", s.id}},
-		{2, "--app is missing", []string{"checkpoint", s.id}},
-		{2, "give --socket or --tcp", []string{"serve", "--", "redis-server"}},
-		{2, "every, every=N", []string{"serve", "--socket", "/x", "--checkpoint", "often", "--", "redis-server"}},
-		{2, "PROGRAM is missing", []string{"serve", "--socket", "/x"}},
-		{2, "no such user", []string{"serve", "--socket", "/x", "--user", "no-such-user", "--", "redis-server"}},
+		{1, "not an app", []string{"log", s.id, "sid:4"}},
+		{1, "not an app", []string{"checkpoint", "--app", "gid:4", s.id}},
+		{1, "--app is missing", []string{"checkpoint", s.id}},
+		{1, "give --socket or --tcp", []string{"serve", "--", "redis-server"}},
+		{1, "every, every=N", []string{"serve", "--socket", "/x", "--checkpoint", "often", "--", "redis-server"}},
+		{1, "PROGRAM is missing", []string{"serve", "--socket", "/x"}},
+		{1, "no such user", []string{"serve", "--socket", "/x", "--user", "no-such-user", "--", "redis-server"}},
 	} {
 		t.Run(strings.Join(v.args, " "), func(t *testing.T) {
 			sub := &corsa{t: t, root: s.root}

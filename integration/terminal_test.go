@@ -176,6 +176,6 @@ func TestConsoleSocketReceivesTheTerminal(t *testing.T) {
 
 	c.ok("exec", "--detach", "--tty", "--console-socket", socket, id, "sh", "-c", "tty && echo exe''cuted; sleep 1000")
 	expect(t, receiveFile(t, l), "executed")
-	c.fails(2, "--console-socket", "exec", "--detach", "--console-socket", socket, id, "true")
-	c.fails(2, "--console-socket", "exec", "--tty", "--console-socket", socket, id, "true")
+	c.fails(255, "--console-socket", "exec", "--detach", "--console-socket", socket, id, "true")
+	c.fails(255, "--console-socket", "exec", "--tty", "--console-socket", socket, id, "true")
 }

@@ -52,7 +52,7 @@ func write(dir string) error {
 func pages(root *cobra.Command) map[string]string {
 	all := map[string]string{}
 	var index strings.Builder
-	fmt.Fprintf(&index, "# %s\n\n%s\n\nExit codes: 0, 1 for a failure, 2 for a usage error; `run` and `exec` pass on the program's.\n\n", root.Name(), text(root))
+	fmt.Fprintf(&index, "# %s\n\n%s\n\nExit codes: 0, 1 for a failure, 255 if `exec` cannot execute the program; `run` and `exec` pass on the program's.\n\n", root.Name(), text(root))
 	index.WriteString("| verb | what it does |\n| --- | --- |\n")
 	for _, cmd := range root.Commands() {
 		if cmd.Hidden || cmd.Name() == "help" {

@@ -75,13 +75,18 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 	}
 	mountBinder(&s)
 	rootless := os.Geteuid() != 0
+	rootlessCgroups := rootless || inUserNamespace()
+	if o.RootlessCgroups != nil {
+		rootlessCgroups = *o.RootlessCgroups
+	}
 	cfg, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
-		CgroupName:      cmp.Or(o.CgroupName, o.ID),
-		NoPivotRoot:     o.NoPivot,
-		NoNewKeyring:    o.NoNewKeyring,
-		Spec:            &s,
-		RootlessEUID:    rootless,
-		RootlessCgroups: rootless,
+		CgroupName:       cmp.Or(o.CgroupName, o.ID),
+		UseSystemdCgroup: o.SystemdCgroup,
+		NoPivotRoot:      o.NoPivot,
+		NoNewKeyring:     o.NoNewKeyring,
+		Spec:             &s,
+		RootlessEUID:     rootless,
+		RootlessCgroups:  rootlessCgroups,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBundle, bundle, err)
@@ -95,6 +100,16 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 		cfg.Labels = append(cfg.Labels, reaperLabel+"=true")
 	}
 	return cfg, nil
+}
+
+// inUserNamespace tells whether our user ids are others than the host's.
+func inUserNamespace() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	var inside, outside, count uint64
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &inside, &outside, &count)
+	}
+	return err == nil && (inside != 0 || outside != 0 || count != 1<<32-1) // an error: a kernel without user namespaces
 }
 
 func isBind(m *specs.Mount) bool {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/cgroups/systemd"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -30,10 +31,16 @@ type Options struct {
 	ExtraFiles   []*os.File
 	NoPivot      bool // use MS_MOVE instead of pivot_root; for a root on a ramdisk
 	NoNewKeyring bool // stay in the caller's session keyring
+	// SystemdCgroup has systemd make the cgroup; cgroupsPath is then "slice:prefix:name".
+	SystemdCgroup bool
+	// RootlessCgroups makes a cgroup that may not be made no error. nil: unless the caller is root of the host.
+	RootlessCgroups *bool
 	// Affinity are the CPUs that the container's processes may use. nil: all of its cgroup, as with runc, whatever the
 	// caller may use. A bundle that names CPUs (linux.resources.cpu.cpus) goes before it.
 	Affinity *unix.CPUSet
 }
+
+var errNoSystemd = errors.New("--systemd-cgroup: systemd does not run on this host (there is no /run/systemd/system); without the flag corsa makes the cgroup itself")
 
 // Create makes the container and brings it to the point where Start executes its program. Whatever can be known
 // to be wrong before is an error here: a bad bundle (ErrInvalidBundle), a taken id (ErrExist), a program that does
@@ -53,6 +60,9 @@ func Create(ctx context.Context, o Options) (*Sandbox, error) {
 	}
 	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
 		return nil, err
+	}
+	if o.SystemdCgroup && !systemd.IsRunningSystemd() {
+		return nil, errNoSystemd
 	}
 	if o.Reaper && !mountsProc(spec) {
 		return nil, fmt.Errorf("%w %s: the reaper is executed through /proc; add a mount of type proc at /proc", ErrInvalidBundle, bundle)
