@@ -25,7 +25,7 @@ LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all deps build install install-hooks demo test chaos bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
+.PHONY: all deps build install install-criu install-hooks demo test chaos bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
 
 # VM_KERNELS is where make test tests the module, VM_KERNEL what make vm and make demo-vm boot.
 VM_KERNELS  ?= 6.1
@@ -42,6 +42,12 @@ build:
 
 install: build
 	install -D -m 755 bin/corsa $(DESTDIR)$(PREFIX)/sbin/corsa
+
+# The CRIU that corsa uses, beside it: docs/criu.md.
+install-criu:
+	.ci/criu build/criu
+	install -d $(DESTDIR)$(PREFIX)/lib/corsa/criu
+	cp -a build/criu/. $(DESTDIR)$(PREFIX)/lib/corsa/criu
 
 # For runc, crun, podman and LXC: docs/hooks.md.
 install-hooks:
@@ -108,6 +114,6 @@ $(LINT):
 	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	mv bin/golangci-lint $@
 
-# build/vm, which takes minutes to get, stays.
+# build, which takes a while to get, stays.
 clean:
 	rm -rf bin

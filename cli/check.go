@@ -50,7 +50,7 @@ func newCheckCommand(g *globals) *cobra.Command {
 			case len(f.shared)+len(f.private)+len(f.sockets)+len(f.tcp) > 0 || cmd.Flags().Changed("engine") || cmd.Flags().Changed("gate"):
 				return usagef("--shared, --private, --socket, --tcp, --gate and --engine describe a service: give --pid or a container ID")
 			}
-			return f.checkHost(cmd)
+			return f.checkHost(cmd, g)
 		},
 	}
 	flags := cmd.Flags()
@@ -65,8 +65,8 @@ func newCheckCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-func (f *checkFlags) checkHost(cmd *cobra.Command) error {
-	report := check.Host()
+func (f *checkFlags) checkHost(cmd *cobra.Command, g *globals) error {
+	report := check.Host(g.CRIU)
 	out := cmd.OutOrStdout()
 	var err error
 	if f.json {

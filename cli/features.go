@@ -32,7 +32,7 @@ type corsaFeatures struct {
 	Probes      []check.Probe        `json:"probes"`
 }
 
-func newFeaturesCommand(*globals) *cobra.Command {
+func newFeaturesCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "features",
 		Short: "Print what this program and this host can do, as JSON",
@@ -42,7 +42,7 @@ func newFeaturesCommand(*globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			enc.SetIndent("", "    ")
-			return enc.Encode(describeFeatures())
+			return enc.Encode(describeFeatures(g.CRIU))
 		},
 	}
 	// It prints nothing but JSON; the flag is there because every listing has it.
@@ -50,8 +50,8 @@ func newFeaturesCommand(*globals) *cobra.Command {
 	return cmd
 }
 
-func describeFeatures() featureDocument {
-	host := check.Host()
+func describeFeatures(criuPath string) featureDocument {
+	host := check.Host(criuPath)
 	version, commit := buildVersion()
 	return featureDocument{
 		Features: ociFeatures(),

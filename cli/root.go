@@ -37,6 +37,7 @@ type globals struct {
 	Log           *logrus.Logger // where messages for people and their tools go; data goes to standard output
 	SystemdCgroup bool
 	Rootless      *bool // nil: auto
+	CRIU          string // the CRIU to use, for criu.Find; "" leaves the choice to that
 
 	rootless  string
 	isSetUp   bool
@@ -119,6 +120,7 @@ func newRootCommand(g *globals) (root *cobra.Command, running *bool) {
 	f.StringVar(&g.Root, "root", defaultRoot(), "directory of the containers' state; best on a tmpfs")
 	f.StringVar(&g.logPath, "log", "", "append messages to this file too (default: standard error only)")
 	f.StringVar(&g.logFormat, "log-format", "text", "format of messages: text or json")
+	f.StringVar(&g.CRIU, "criu", "", "CRIU to use (default: $CORSA_CRIU, the one that came with corsa, or the first in PATH)")
 	f.BoolVar(&g.debug, "debug", false, "log what is done")
 	f.BoolVar(&g.SystemdCgroup, "systemd-cgroup", false, "have systemd make containers' cgroups; cgroupsPath is then SLICE:PREFIX:NAME")
 	f.StringVar(&g.rootless, "rootless", "auto", "go on without cgroups that cannot be made: true, false or auto (unless the caller is root of the host)")

@@ -42,6 +42,16 @@ func runTests(m *testing.M) (int, error) {
 	if out, err := exec.Command("go", "build", "-tags", "seccomp", "-o", corsaBin, "..").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build corsa: %w\n%s", err, out)
 	}
+	// Which this binary is too far away from to find.
+	criu, err := filepath.Abs("../build/criu/bin/criu")
+	if err != nil {
+		return 0, err
+	}
+	if _, err := os.Stat(criu); err == nil && os.Getenv("CORSA_CRIU") == "" {
+		if err := os.Setenv("CORSA_CRIU", criu); err != nil {
+			return 0, err
+		}
+	}
 	return m.Run(), nil
 }
 

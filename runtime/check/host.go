@@ -72,10 +72,10 @@ type test struct {
 }
 
 // Host runs all probes. They change nothing on the host and need no privilege to run; what a lack of privilege hides is
-// reported as unknown. It takes some milliseconds, and longer when CRIU is asked for its version.
-func Host() *HostReport {
+// reported as unknown. criuPath names the CRIU to ask, "" is the one that criu.Find finds; with one it takes some tenths of a second.
+func Host(criuPath string) *HostReport {
 	report := &HostReport{Kernel: kernelRelease(), Arch: runtime.GOARCH}
-	for _, group := range [][]test{privilegeTests, kernelTests, memoryTests, systemTests, capacityTests} {
+	for _, group := range [][]test{privilegeTests, kernelTests, memoryTests, systemTests, criuTests(criuPath), capacityTests} {
 		for i := range group {
 			report.Probes = append(report.Probes, group[i].probe())
 		}

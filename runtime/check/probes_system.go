@@ -1,17 +1,12 @@
 package check
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
@@ -40,14 +35,6 @@ var systemTests = []test{
 		Name: "binder-gate", Tests: "can corsa.ko stand before Binder services", UsefulFor: "private instances of Binder services",
 		WayOut: "build corsa.ko with CORSA_BINDER_HEADERS (kmod/) and load it when Binder is there",
 	}, testBinderGate},
-	{Probe{
-		Name: "criu", Tests: "is CRIU installed", RequiredBy: []string{EngineCRIU}, UsefulFor: "checkpoints on disk",
-		WayOut: "install criu 4.1 or later",
-	}, testCRIU},
-	{Probe{
-		Name: "criu-config", Tests: "is CRIU free of configuration files that change what it does", UsefulFor: "predictable checkpoints on disk",
-		WayOut: "move the files away or check what they set",
-	}, testCRIUConfig},
 }
 
 var capacityTests = []test{
@@ -174,56 +161,6 @@ func testModule() (string, error) {
 	default:
 		return "", errors.New(p.Detail)
 	}
-}
-
-func testCRIU() (string, error) {
-	path, err := exec.LookPath("criu")
-	if err != nil {
-		return "", absent("%v", err)
-	}
-	const patience = 10 * time.Second
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("%s --version: %w", path, err)
-	}
-	first, _, _ := bytes.Cut(out, []byte("\n"))
-	version := strings.TrimSpace(strings.TrimPrefix(string(first), "Version:"))
-	if older(version, 4, 1) {
-		return "", absent("%s is version %s", path, version)
-	}
-	return fmt.Sprintf("%s, version %s", path, version), nil
-}
-
-// older compares "4.0.1" with a major and a minor number. What it cannot read is not older.
-func older(version string, major, minor int) bool {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return false
-	}
-	a, errA := strconv.Atoi(parts[0])
-	b, errB := strconv.Atoi(parts[1])
-	return errA == nil && errB == nil && (a < major || a == major && b < minor)
-}
-
-func testCRIUConfig() (string, error) {
-	files := []string{"/etc/criu/default.conf", "/etc/criu/runc.conf"}
-	if home, err := os.UserHomeDir(); err == nil {
-		files = append(files, filepath.Join(home, ".criu", "default.conf"))
-	}
-	var found []string
-	for _, file := range files {
-		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
-			found = append(found, file)
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-	}
-	if len(found) > 0 {
-		return "", absent("there is %s", strings.Join(found, ", "))
-	}
-	return "", nil
 }
 
 // vectorExtensions names those that make the processor state large.

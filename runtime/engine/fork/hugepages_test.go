@@ -11,7 +11,7 @@ import (
 
 func needsCollapse(t *testing.T) {
 	t.Helper()
-	if p := check.Host().Find("madv-collapse"); p == nil || p.Result != check.Yes {
+	if p := check.Host("").Find("madv-collapse"); p == nil || p.Result != check.Yes {
 		t.Skip("madv-collapse: this kernel cannot move memory to huge pages from outside (Linux 6.1)")
 	}
 }
