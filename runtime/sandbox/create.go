@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/cgroups/systemd"
 	"github.com/opencontainers/runc/libcontainer"
@@ -144,7 +145,7 @@ func (s *Sandbox) launch(lp *libcontainer.Process, stdio *Stdio, start func(*lib
 	if err != nil {
 		return nil, err
 	}
-	err = start(lp)
+	err = deniedExec(start(lp))
 	closeAll(theirs)
 	if err == nil {
 		var pid int
@@ -156,6 +157,15 @@ func (s *Sandbox) launch(lp *libcontainer.Process, stdio *Stdio, start func(*lib
 		err = errors.Join(err, pipes.Stdin.Close(), pipes.Stdout.Close(), pipes.Stderr.Close())
 	}
 	return nil, err
+}
+
+// deniedExec says of a program that is a directory what execve does. Callers such as podman take the exit code 126 from
+// these words.
+func deniedExec(err error) error {
+	if err == nil || !strings.HasSuffix(err.Error(), unix.EISDIR.Error()) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, unix.EACCES.Error())
 }
 
 // undo removes a container whose creation failed half way.
