@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 #define _GNU_SOURCE
-#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
-#include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -23,12 +17,12 @@
 #include <unistd.h>
 
 #include "service.h"
+#include "service_threads.h"
 
 #define PAGE 4096
-#define MAX_NEW_THREADS 64
 
+struct reply state;
 static __thread uint64_t tls_steps;
-static struct reply state;
 static char *heap;
 static size_t heap_size;
 static uint64_t *kept_page, *wiped_page;
@@ -40,7 +34,7 @@ static pthread_cond_t done = PTHREAD_COND_INITIALIZER;
 static uint64_t wanted, finished;
 static uint64_t worker_target;
 
-static void note_eintr(void)
+void note_eintr(void)
 {
 	if (errno == EINTR)
 		__atomic_add_fetch(&state.eintr, 1, __ATOMIC_RELAXED);
@@ -60,264 +54,6 @@ static void *worker_thread(void *unused)
 		pthread_cond_signal(&done);
 	}
 	return NULL;
-}
-
-static void *sleep_thread(void *unused)
-{
-	(void)unused;
-	for (;;) {
-		struct timespec nap = { .tv_nsec = 3000000 };
-
-		if (nanosleep(&nap, NULL))
-			note_eintr();
-		__atomic_add_fetch(&state.ticks, 1, __ATOMIC_RELAXED);
-	}
-	return NULL;
-}
-
-static void *epoll_thread(void *unused)
-{
-	int epfd = epoll_create1(0), never = eventfd(0, 0);
-	struct epoll_event event = { .events = EPOLLIN };
-
-	(void)unused;
-	epoll_ctl(epfd, EPOLL_CTL_ADD, never, &event);
-	for (;;)
-		if (epoll_wait(epfd, &event, 1, -1) < 0)
-			note_eintr();
-	return NULL;
-}
-
-static void *poll_thread(void *unused)
-{
-	struct pollfd never = { .fd = eventfd(0, 0), .events = POLLIN };
-
-	(void)unused;
-	for (;;)
-		if (poll(&never, 1, -1) < 0)
-			note_eintr();
-	return NULL;
-}
-
-static void *pause_thread(void *unused)
-{
-	(void)unused;
-	for (;;)
-		pause();
-	return NULL;
-}
-
-static void *spin_thread(void *unused)
-{
-	(void)unused;
-	for (;;)
-		__asm__ volatile("pause");
-	return NULL;
-}
-
-/*
- * Keeps one value in vector registers for as long as it runs, in user mode and
- * across system calls, and reports what it finds there.
- */
-static uint64_t vector_wanted, vector_epoch, vector_seen;
-
-static int have_avx(void)
-{
-	unsigned int a, b, c, d;
-
-	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_AVX) &&
-	       (c & bit_OSXSAVE);
-}
-
-static void *vector_thread(void *unused)
-{
-	uint64_t epoch = 0, out[16], value;
-	int avx = have_avx(), i;
-
-	(void)unused;
-	for (;;) {
-		uint64_t now = __atomic_load_n(&vector_epoch, __ATOMIC_ACQUIRE);
-
-		if (now != epoch) {
-			value = __atomic_load_n(&vector_wanted, __ATOMIC_RELAXED);
-			/* All of the loop is one asm: nobody else may use them. */
-			if (avx)
-				__asm__ volatile("vmovq %0, %%xmm0\n\t"
-						 "vpshufd $0x44, %%xmm0, %%xmm0\n\t"
-						 "vinsertf128 $1, %%xmm0, %%ymm0, %%ymm7\n\t"
-						 "vmovaps %%ymm7, %%ymm15\n\t"
-						 : : "r"(value) : "xmm0", "xmm7", "xmm15");
-			else
-				__asm__ volatile("movq %0, %%xmm7\n\t"
-						 "pshufd $0x44, %%xmm7, %%xmm7\n\t"
-						 "movaps %%xmm7, %%xmm15\n\t"
-						 : : "r"(value) : "xmm7", "xmm15");
-			epoch = now;
-		}
-		/* A long stay in user mode, then a system call. */
-		__asm__ volatile("movl $2000, %%ecx\n"
-				 "1:\tpause\n\t"
-				 "decl %%ecx\n\t"
-				 "jnz 1b\n\t"
-				 "movl %0, %%eax\n\t"
-				 "syscall\n\t"
-				 : : "i"(SYS_sched_yield)
-				 : "rax", "rcx", "r11", "memory");
-		if (avx)
-			__asm__ volatile("vmovups %%ymm7, (%0)\n\t"
-					 "vmovups %%ymm15, 32(%0)\n\t"
-					 : : "r"(out) : "memory");
-		else
-			__asm__ volatile("movups %%xmm7, (%0)\n\t"
-					 "movups %%xmm15, 32(%0)\n\t"
-					 "movups %%xmm7, 16(%0)\n\t"
-					 "movups %%xmm15, 48(%0)\n\t"
-					 : : "r"(out) : "memory");
-		value = out[0];
-		for (i = 1; i < 8; i++)
-			if (out[i] != value)
-				value = ~0ULL;
-		__atomic_store_n(&vector_seen, value, __ATOMIC_RELAXED);
-		usleep(500);
-	}
-	return NULL;
-}
-
-static pthread_t spawn(void *(*function)(void *))
-{
-	pthread_attr_t attr;
-	pthread_t thread;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 128 << 10);
-	if (pthread_create(&thread, &attr, function, NULL))
-		_exit(90);
-	return thread;
-}
-
-/* What threads have taken that wait in a call which takes. */
-static uint64_t taken[TAKERS], tapped;
-static pthread_t sigwait_thread;
-static int signal_fd = -1, tap[2];
-
-static void *take_by_sigwait(void *unused)
-{
-	sigset_t set;
-
-	(void)unused;
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR2);
-	for (;;) {
-		if (sigwaitinfo(&set, NULL) == SIGUSR2)
-			__atomic_add_fetch(&taken[BY_SIGWAIT], 1, __ATOMIC_RELEASE);
-		else
-			note_eintr();
-	}
-	return NULL;
-}
-
-static void *take_by_signalfd(void *unused)
-{
-	struct signalfd_siginfo info;
-
-	(void)unused;
-	for (;;) {
-		if (read(signal_fd, &info, sizeof(info)) == sizeof(info))
-			__atomic_add_fetch(&taken[BY_SIGNALFD], 1, __ATOMIC_RELEASE);
-		else
-			note_eintr();
-	}
-	return NULL;
-}
-
-static void *take_from_pipe(void *unused)
-{
-	char byte;
-
-	(void)unused;
-	for (;;) {
-		if (read(tap[0], &byte, 1) == 1)
-			__atomic_add_fetch(&tapped, 1, __ATOMIC_RELEASE);
-		else
-			note_eintr();
-	}
-	return NULL;
-}
-
-static void prepare_takers(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR2);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	sigemptyset(&set);
-	sigaddset(&set, SIGRTMIN);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	signal_fd = signalfd(-1, &set, 0);
-	if (signal_fd < 0 || pipe(tap))
-		_exit(97);
-	sigwait_thread = spawn(take_by_sigwait);
-	spawn(take_by_signalfd);
-	spawn(take_from_pipe);
-}
-
-/* A signal that is already pending would swallow the next, so one by one. */
-static uint64_t tell(uint64_t taker)
-{
-	uint64_t before = __atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE);
-	int left = 4000;
-
-	if (taker == BY_SIGWAIT)
-		pthread_kill(sigwait_thread, SIGUSR2);
-	else
-		kill(getpid(), SIGRTMIN);
-	while (__atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE) == before && left--)
-		usleep(500);
-	return __atomic_load_n(&taken[taker], __ATOMIC_ACQUIRE);
-}
-
-/* Threads that are made and ended by command. */
-static pthread_t new_threads[MAX_NEW_THREADS];
-static uint64_t dismissed;
-static pthread_cond_t dismissal = PTHREAD_COND_INITIALIZER;
-
-static void *new_thread(void *arg)
-{
-	uint64_t index = (uint64_t)(uintptr_t)arg;
-
-	pthread_mutex_lock(&lock);
-	while (dismissed <= index)
-		pthread_cond_wait(&dismissal, &lock);
-	pthread_mutex_unlock(&lock);
-	return arg;
-}
-
-static void thread_new(void)
-{
-	uint64_t index = state.threads;
-
-	pthread_mutex_lock(&lock);
-	dismissed = 0;
-	pthread_mutex_unlock(&lock);
-	if (pthread_create(&new_threads[index], NULL, new_thread,
-			   (void *)(uintptr_t)index))
-		_exit(91);
-	state.threads++;
-}
-
-static void thread_exit(void)
-{
-	void *result;
-
-	state.threads = 0;
-	pthread_mutex_lock(&lock);
-	dismissed = MAX_NEW_THREADS;
-	pthread_cond_broadcast(&dismissal);
-	pthread_mutex_unlock(&lock);
-	state.value = pthread_join(new_threads[0], &result);
-	if (result)
-		state.value = 1000;
 }
 
 static volatile uint64_t handled[4];
@@ -399,18 +135,10 @@ static void look(void)
 	state.heap_tag = read_tag();
 	state.file_offset = lseek(data_file, 0, SEEK_CUR);
 	state.kept_page = *kept_page;
-	state.vector = __atomic_load_n(&vector_seen, __ATOMIC_RELAXED);
+	state.vector = look_at_vector();
 	state.cwd_is_proc = getcwd(cwd, sizeof(cwd)) && !strcmp(cwd, "/proc");
 	state.pid = getpid();
 	state.main_tid = syscall(SYS_gettid);
-}
-
-static void set_vector(uint64_t value)
-{
-	__atomic_store_n(&vector_wanted, value, __ATOMIC_RELAXED);
-	__atomic_add_fetch(&vector_epoch, 1, __ATOMIC_RELEASE);
-	while (__atomic_load_n(&vector_seen, __ATOMIC_RELAXED) != value)
-		usleep(500);
 }
 
 static int ascending(const void *a, const void *b)
@@ -483,7 +211,7 @@ static void obey(const struct request *request)
 	case CMD_EPOLL: state.value = ask_epoll(); break;
 	case CMD_NAP: usleep(request->arg * 1000); break;
 	case CMD_TELL: state.value = tell(request->arg); break;
-	case CMD_TAPPED: state.value = __atomic_load_n(&tapped, __ATOMIC_ACQUIRE); break;
+	case CMD_TAPPED: state.value = tapped_bytes(); break;
 	case CMD_TAP: state.value = tap[request->arg & 1]; break;
 	case CMD_TIME_FORK: state.value = time_fork(request->arg); break;
 	case CMD_QUIT: _exit(0);
