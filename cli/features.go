@@ -72,7 +72,7 @@ func ociFeatures() features.Features {
 		OCIVersionMax: specs.Version,
 		Hooks:         configs.KnownHookNames(),
 		MountOptions:  specconv.KnownMountOptions(),
-		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "false"},
+		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "true"},
 		Linux: &features.Linux{
 			Namespaces:      specconv.KnownNamespaces(),
 			Capabilities:    capabilities.KnownCapabilities(),

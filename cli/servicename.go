@@ -53,20 +53,13 @@ func parseApp(s string) (instance.App, error) {
 	return app, nil
 }
 
-// appFlag is --app of the verbs that need one.
+// appFlag is --app of the verbs that can be about an app.
 type appFlag struct {
 	app instance.App
 }
 
-func addAppFlag(cmd *cobra.Command, f *appFlag) {
-	cmd.Flags().Var(f, "app", "the app: uid:2001 or 2001, cgroup:/PATH, pid:77 or conn:12")
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if f.app == "" {
-			return usagef("--app is missing: whose instance? `corsa apps ID` lists the apps")
-		}
-		return nil
-	}
-}
+// appUsage says how apps are written.
+const appUsage = "the app: uid:2001 or 2001, cgroup:/PATH, pid:77 or conn:12"
 
 func (f *appFlag) String() string { return string(f.app) }
 func (f *appFlag) Type() string   { return "APP" }

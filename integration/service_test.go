@@ -258,7 +258,7 @@ func TestServiceErrors(t *testing.T) {
 		{1, "another program listens there", []string{"serve", "--id", "two", "--socket", s.socket, "--", "redis-server"}},
 		{1, "not an app", []string{"log", s.id, "sid:4"}},
 		{1, "not an app", []string{"checkpoint", "--app", "gid:4", s.id}},
-		{1, "--app is missing", []string{"checkpoint", s.id}},
+		{1, "--app APP", []string{"checkpoint", s.id}},
 		{1, "give --socket or --tcp", []string{"serve", "--", "redis-server"}},
 		{1, "every, every=N", []string{"serve", "--socket", "/x", "--checkpoint", "often", "--", "redis-server"}},
 		{1, "PROGRAM is missing", []string{"serve", "--socket", "/x"}},

@@ -27,9 +27,19 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	if !force && (st == Running || st == Paused) {
 		return fmt.Errorf("container %q: cannot delete it: %w: it is %s; kill it first or use --force", s.ID(), ErrWrongState, st)
 	}
+	restoring := s.restoring()
+	if !force && restoring {
+		return fmt.Errorf("container %q: cannot delete it: %w: it is being restored; use --force", s.ID(), ErrWrongState)
+	}
 	// Before anything is killed: a refusal must not leave half a container.
 	if err := secureForRemoval(s.Dir()); err != nil {
 		return s.wrap("delete", err)
+	}
+	if restoring {
+		// Its state does not say which process is the first one, if there is one.
+		if err := s.endRestore(); err != nil {
+			return s.wrap("delete", err)
+		}
 	}
 	if force || st != Stopped {
 		if err := s.Kill(ctx); err != nil {

@@ -13,10 +13,13 @@ import (
 // Init must be the first call of main, and of TestMain in tests that create sandboxes. libcontainer starts a
 // container by executing the current program again with the single argument "init"; in that process Init sets up
 // the container, executes its program and never returns. The same goes for the hook that makes a container's Binder
-// devices. In any other process it does nothing.
+// devices, and for the guard of a restore. In any other process it does nothing.
 func Init() {
 	if len(os.Args) == 3 && os.Args[1] == binderHook && os.Getenv(binderHookVariable) != "" {
 		beBinderHook(os.Args[2])
+	}
+	if len(os.Args) == 6 && os.Args[1] == guardName && os.Getenv(guardVariable) != "" {
+		beGuard(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 	}
 	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 		libcontainer.Init()

@@ -37,9 +37,10 @@ type Pipes struct {
 
 // Process is a process of a container that this process started.
 type Process struct {
-	lp    *libcontainer.Process
-	pid   int
-	pipes *Pipes
+	lp       *libcontainer.Process
+	restored *os.Process // in place of lp if it comes from an image
+	pid      int
+	pipes    *Pipes
 }
 
 // PID is the process's host pid.
@@ -49,12 +50,21 @@ func (p *Process) PID() int { return p.pid }
 func (p *Process) Pipes() *Pipes { return p.pipes }
 
 // Signal sends sig to this process alone.
-func (p *Process) Signal(sig unix.Signal) error { return p.lp.Signal(sig) }
+func (p *Process) Signal(sig unix.Signal) error {
+	if p.restored != nil {
+		return p.restored.Signal(sig)
+	}
+	return p.lp.Signal(sig)
+}
 
 // Wait waits for the process to end and reaps it. It returns its exit code, or 128 plus the number of the signal
 // that ended it. Call it once.
 func (p *Process) Wait() (int, error) {
-	state, err := p.lp.Wait()
+	wait := p.lp.Wait
+	if p.restored != nil {
+		wait = p.restored.Wait
+	}
+	state, err := wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return -1, fmt.Errorf("wait for process %d: %w", p.pid, err)

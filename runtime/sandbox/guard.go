@@ -1,0 +1,107 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A restore makes processes, cgroups and a state directory step by step. If it is killed meanwhile nobody else knows of
+// them: the half-made processes wait for a CRIU that may be dead. So a guard, a process of its own in a session of its own,
+// waits for its end and deletes what there is unless it was told that the container is complete.
+
+// guardName is the name by which Init knows that it is to be a guard; the variable keeps others from being taken for it.
+const (
+	guardName     = "restore-guard"
+	guardVariable = "_CORSA_RESTORE_GUARD"
+)
+
+// restoringFile exists in the state directory of a container until it has been restored.
+const restoringFile = "restoring"
+
+// restoreGuard is the restoring process's end.
+type restoreGuard struct {
+	cmd  *exec.Cmd
+	pipe *os.File
+}
+
+// startGuard has a guard watch over the restore of container id, whose state has been written. log is where CRIU's log will
+// be, made the directory that was made for it, or "".
+func startGuard(root, id, log, made string) (*restoreGuard, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("guard: %w", err)
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", guardName, root, id, log, made)
+	cmd.Args[0] = "corsa"
+	cmd.Env = append(os.Environ(), guardVariable+"=1")
+	cmd.Stdin = r
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("guard: %w", errors.Join(err, w.Close()))
+	}
+	return &restoreGuard{cmd, w}, nil
+}
+
+// release tells the guard that there is nothing to delete.
+func (g *restoreGuard) release() error {
+	_, err := g.pipe.Write([]byte{1})
+	if err = errors.Join(err, g.pipe.Close(), g.cmd.Wait()); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	return nil
+}
+
+// beGuard is the guard's process.
+func beGuard(root, id, log, made string) {
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	if n, _ := os.Stdin.Read(make([]byte, 1)); n == 1 {
+		os.Exit(0)
+	}
+	s, err := Load(root, id)
+	if err == nil && s.restoring() {
+		err = s.Delete(context.Background(), true)
+	}
+	removeTraces(log)
+	if made != "" {
+		_ = os.RemoveAll(made) // nobody will read the log
+	}
+	if err != nil && !errors.Is(err, ErrNotExist) {
+		os.Exit(1) // nobody listens; `delete --force` tries again
+	}
+	os.Exit(0)
+}
+
+// restoring tells whether the container has not been restored to the end.
+func (s *Sandbox) restoring() bool {
+	_, err := os.Stat(filepath.Join(s.Dir(), restoringFile))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// traces are names of directories in CRIU's log that it removes unless it is killed.
+var traces = regexp.MustCompile(`(/tmp)?/?\.criu\.(mntns|cgyard)\.[A-Za-z0-9]{6}`)
+
+// removeTraces removes the directories that a killed CRIU has left. They are empty: what was mounted there was in a mount
+// namespace that is gone.
+func removeTraces(log string) {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return // it did not get that far
+	}
+	for _, name := range traces.FindAllString(string(text), -1) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(log), name)
+		}
+		_ = os.Remove(name) // it may have removed them itself
+	}
+}
