@@ -38,7 +38,7 @@ func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
 		return err
 	}
 	if svc != nil {
-		if err := service.CheckEndpoints(svc); err != nil {
+		if err := service.CheckEndpoints(service.Outside(s, svc)); err != nil {
 			return err
 		}
 	}

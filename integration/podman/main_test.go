@@ -25,6 +25,8 @@ const deadline = 60 * time.Second
 const (
 	imageBusybox = "localhost/busybox:latest"
 	imageRedis   = "localhost/redis:latest" // its annotations declare a service
+	// imageRedisPlain is the same without.
+	imageRedisPlain = "localhost/redis-plain:latest"
 )
 
 // Where the redis of imageRedis listens, in the container.
@@ -101,17 +103,15 @@ network_config_dir = "%[1]s/networks"
 	if err := os.WriteFile(filepath.Join(world.dir, "containers.conf"), []byte(config), 0o644); err != nil {
 		return err
 	}
-	for _, image := range []containertest.Image{
-		{Name: imageBusybox},
-		{
-			Name: imageRedis, Programs: []string{"redis-server", "redis-cli"}, Directories: []string{redisDir},
-			Annotations: map[string]string{"dev.corsa.socket": redisSocket},
-			Command: []string{
-				"redis-server", "--port", "0", "--unixsocket", redisSocket, "--unixsocketperm", "777", "--save", "",
-				"--enable-debug-command", "yes",
-			},
-		},
-	} {
+	return loadImages()
+}
+
+func loadImages() error {
+	redis := containertest.Redis(imageRedis, redisSocket)
+	plain := redis
+	plain.Name, plain.Annotations = imageRedisPlain, nil
+	plain.Labels = map[string]string{"plain": "yes"} // podman takes images that differ in annotations only for one
+	for _, image := range []containertest.Image{{Name: imageBusybox}, redis, plain} {
 		path := filepath.Join(world.dir, "image.tar")
 		if err := image.Write(path); err != nil {
 			return err

@@ -45,7 +45,7 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 	if !declared {
 		return fmt.Errorf("container %q declares no service: its bundle has no annotation %s*", m.ref.ID, spec.Prefix)
 	}
-	m.svc = svc
+	m.svc, m.outside = svc, Outside(m.box, svc)
 	brokered, err := Brokered(svc)
 	if err != nil {
 		return err
@@ -198,7 +198,7 @@ func (m *Monitor) newSocketGate(bound func()) (gate.Gate, error) {
 		}
 	}
 	return socket.New(socket.Config{
-		Service: m.svc, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
+		Service: m.outside, Monitor: m, Log: m.log, Originals: originals, Bound: bound, After: m.lastConnection(), Apps: known,
 		Resume: m.liveApps(), Known: m.knownApps(), RouteID: m.routeID(),
 	})
 }

@@ -28,13 +28,15 @@ import (
 // holding's lock, so different apps never wait for each other here; the ledger, which they share, has a lock of its own
 // that is held for no longer than it takes to write a line to the journal. No transaction passes through any of this.
 type Monitor struct {
-	ref  Ref
-	log  *logrus.Entry
-	svc  *spec.Service
-	rec  *record
-	box  *sandbox.Sandbox
-	eng  engine.Service
-	gate gate.Gate
+	ref Ref
+	log *logrus.Entry
+	svc *spec.Service
+	// outside is svc with the addresses that apps use; see Outside.
+	outside *spec.Service
+	rec     *record
+	box     *sandbox.Sandbox
+	eng     engine.Service
+	gate    gate.Gate
 	// broker is the gate of a Binder service without corsa.ko, else nil; brokerTarget is what the engine knows of it.
 	broker       *broker.Broker
 	brokerTarget *engine.Broker
@@ -228,7 +230,7 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	m.event(Event{Type: EventStop})
 	endGate()
 	err = <-gateDone
-	err = errors.Join(err, m.destroy(), removePublic(m.svc))
+	err = errors.Join(err, m.destroy(), removePublic(m.outside))
 	m.bus.close()
 	cancel()
 	return errors.Join(err, <-controlDone, m.forget())
@@ -306,7 +308,7 @@ func (m *Monitor) forget() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()), l.unroute(m.svc))...)
+	return errors.Join(append(errs, removeSockets(l.sockets()), os.RemoveAll(l.files()), l.unroute(m.outside))...)
 }
 
 // removeSockets empties and removes the directory of the instances' sockets. It holds nothing but sockets.

@@ -25,8 +25,8 @@ func (m *Monitor) sites() []string {
 	if !leads(m.svc) {
 		return nil
 	}
-	dirs := make([]string, len(m.svc.Endpoints))
-	for i, e := range m.svc.Endpoints {
+	dirs := make([]string, len(m.outside.Endpoints))
+	for i, e := range m.outside.Endpoints {
 		if e.Network != "unix" {
 			continue
 		}
@@ -98,6 +98,7 @@ func (m *Monitor) GiveSpare(_ context.Context, app instance.App, in engine.Insta
 func (m *Monitor) ReturnSpare(in engine.Instance) error { return m.spares.retire(in) }
 
 // unroute removes what leads apps to the service's instances, which is nothing if the service never came so far.
+// svc is as seen from outside.
 func (l layout) unroute(svc *spec.Service) error {
 	if !leads(svc) {
 		return nil

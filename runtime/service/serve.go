@@ -97,7 +97,7 @@ func StartAndLaunch(ctx context.Context, r Ref, box *sandbox.Sandbox, svc *spec.
 }
 
 // CheckEndpoints finds out, before anything is started, why the gate could not bind the public sockets, or stand before
-// Binder.
+// Binder. svc is as seen from outside.
 func CheckEndpoints(svc *spec.Service) error {
 	if svc.Gate == spec.GateBinder {
 		_, err := binderEngine(svc)
@@ -129,8 +129,12 @@ func CheckEndpoints(svc *spec.Service) error {
 	return nil
 }
 
-// Declared reports what the sandbox's bundle declares as a service; nil if nothing.
+// Declared reports what the sandbox's bundle declares as a service; nil if nothing. The annotations of a Kubernetes pod
+// are on the container that holds its namespaces as well, which is never a service.
 func Declared(annotations map[string]string) (*spec.Service, error) {
+	if annotations["io.kubernetes.cri.container-type"] == "sandbox" || annotations["io.kubernetes.cri-o.ContainerType"] == "sandbox" {
+		return nil, nil
+	}
 	svc, declared, err := spec.FromAnnotations(annotations)
 	if err != nil || !declared {
 		return nil, err
@@ -196,7 +200,8 @@ func stopOffline(ctx context.Context, l layout) error {
 	}
 	errs = append(errs, box.Kill(ctx))
 	if rec != nil {
-		errs = append(errs, removePublic(&rec.Service), l.unroute(&rec.Service))
+		svc := Outside(box, &rec.Service)
+		errs = append(errs, removePublic(svc), l.unroute(svc))
 	}
 	for _, path := range []string{l.record(), l.journal(), l.control()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -229,6 +234,7 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	// Its processes are gone now, those of a service that could not be virtualised, too.
 	var errs []error
 	if svc, err := Declared(state.Annotations); err == nil && svc != nil { // what is malformed was never served
+		svc = Outside(box, svc)
 		errs = append(errs, removePublic(svc), r.layout().unroute(svc))
 	}
 	return errors.Join(append(errs, removeBundle(r.layout()))...)

@@ -23,7 +23,7 @@ func (m *Monitor) takeOver(ctx context.Context, output *os.File) error {
 	if err != nil {
 		return err
 	}
-	m.rec, m.svc = rec, &rec.Service
+	m.rec, m.svc, m.outside = rec, &rec.Service, Outside(m.box, &rec.Service)
 	if output == nil && rec.Output {
 		if output, err = reopenOutput(rec.PID); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/sockpath"
 )
 
 // Listener is an instance's own listening socket.
@@ -195,7 +196,12 @@ func (m *Maker) bind(fd, i int) (Listener, error) {
 	name := fmt.Sprintf("%s.%d.sock", m.Name, i)
 	if i >= len(m.Dirs) || m.Dirs[i] == "" {
 		l.Address = filepath.Join(m.Dir, name)
-		return l, unix.Bind(fd, &unix.SockaddrUnix{Name: l.Address})
+		return l, sockpath.With(l.Address, func(name string) error {
+			if name != l.Address {
+				l.Bound = name
+			}
+			return unix.Bind(fd, &unix.SockaddrUnix{Name: name})
+		})
 	}
 	l.Bound, l.Address = filepath.Join(m.Dirs[i], name), filepath.Join(m.Dirs[i], rand.Text()[:hiddenName])
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.Bound}); err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/sockpath"
 )
 
 // instance is a private copy of the service: an anchor and, sharing everything with it, the service's threads.
@@ -177,7 +178,7 @@ func (in *instance) Dial(i int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: l.Address}); err != nil {
+	if err := sockpath.With(l.Address, func(name string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: name}) }); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("connect to instance %d: %w", in.PID(), err)
 	}

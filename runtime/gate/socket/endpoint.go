@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/engine"
+	"corsa.dev/corsa/runtime/sockpath"
 )
 
 const (
@@ -205,26 +206,13 @@ func listening(path string) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	err = withShortPath(path, func(p string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: p}) })
+	err = sockpath.With(path, func(p string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: p}) })
 	return err == nil || errors.Is(err, unix.EAGAIN)
 }
 
 func bindUnix(fd int, path string) error {
 	_ = os.Remove(path) // left by a process that had our pid
-	return withShortPath(path, func(p string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: p}) })
-}
-
-// withShortPath calls f with a name of the same file that fits into a socket address.
-func withShortPath(path string, f func(string) error) error {
-	if len(path) < 108 {
-		return f(path)
-	}
-	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	return f("/proc/self/fd/" + strconv.Itoa(dir) + "/" + filepath.Base(path))
+	return sockpath.With(path, func(p string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: p}) })
 }
 
 func v4(a netip.Addr) [4]byte {
