@@ -25,6 +25,7 @@ func (in *inspection) checkThreads() error {
 		in.note("process and thread ids", "the service lacks CAP_SYS_ADMIN, so instances may have process and thread ids "+
 			"of their own; programs that remember theirs (Go, Java) would notice")
 	}
+	blocked := in.status.blocked // by every thread: another one would take the signal
 	for _, entry := range entries {
 		tid, err := strconv.Atoi(entry.Name())
 		if err != nil {
@@ -36,13 +37,14 @@ func (in *inspection) checkThreads() error {
 		} else if err != nil {
 			return err
 		}
+		blocked &= st.blocked
 		in.checkPending(tid, &st)
 		if tid != in.pid {
 			in.checkThread(tid, &st)
 		}
 	}
-	if pending := in.status.processPending & in.status.blocked; pending != 0 && in.inPlace() {
-		in.block(fmt.Sprintf("signal %d", firstSignal(pending)), "it is blocked and pending for the process, and would be lost",
+	if pending := in.status.processPending & blocked; pending != 0 && in.inPlace() {
+		in.block(fmt.Sprintf("signal %d", firstSignal(pending)), "it is blocked by all threads and pending for the process, and would be lost",
 			"use the fork engine, or let the service take it, or send it again after adoption")
 	}
 	return nil
