@@ -36,7 +36,7 @@ type globals struct {
 	Root          string         // absolute state root
 	Log           *logrus.Logger // where messages for people and their tools go; data goes to standard output
 	SystemdCgroup bool
-	Rootless      *bool // nil: auto
+	Rootless      *bool  // nil: auto
 	CRIU          string // the CRIU to use, for criu.Find; "" leaves the choice to that
 
 	rootless  string
