@@ -17,6 +17,16 @@ import (
 	"corsa.dev/corsa/runtime/sandbox"
 )
 
+// usual are the signals that people and programs send to a running command, and end it or stop it unless they are caught. To
+// catch all that there are takes Go a millisecond, as long as many a container runs; so others are caught from settled on.
+var usual = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGTSTP,
+	unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH,
+}
+
+// settled is how long a program has to run before the unusual signals are caught, too. Until then the Go runtime ignores them.
+const settled = 20 * time.Millisecond
+
 // attachment joins a process in a container to corsa's own standard streams and signals until it ends.
 type attachment struct {
 	log     *logrus.Logger
@@ -50,13 +60,12 @@ func newAttachment(log *logrus.Logger, terminal bool) (*attachment, error) {
 	} else {
 		a.stdio.Pipes = true
 	}
-	signal.Notify(a.signals)
+	signal.Notify(a.signals, usual...)
 	return a, nil
 }
 
-// abandon is called instead of wait when there is no process.
+// abandon is called instead of wait when there is no process. Signals stay caught, so that they do not end the clearing up.
 func (a *attachment) abandon() {
-	signal.Stop(a.signals)
 	if a.socket != nil {
 		_ = a.socket.Close() // nothing has been sent over it
 		_ = a.stdio.Console.Close()
@@ -151,10 +160,13 @@ func (a *attachment) wait(p *sandbox.Process) (int, error) {
 		code, err := p.Wait()
 		done <- result{code, err}
 	}()
+	late := time.After(settled)
 	for {
 		select {
 		case r := <-done:
 			return r.code, errors.Join(r.err, a.finish())
+		case <-late:
+			signal.Notify(a.signals)
 		case s := <-a.signals:
 			a.forward(p, s.(unix.Signal))
 		}
@@ -180,10 +192,9 @@ func (a *attachment) forward(p *sandbox.Process, sig unix.Signal) {
 	}
 }
 
-// finish reads what is left of the process's output. A terminal that other processes hold open never ends by itself.
+// finish reads what is left of the process's output. Signals stay caught: nobody is there to get them. A terminal that other processes hold open never ends by itself.
 func (a *attachment) finish() error {
 	a.exited.Store(true)
-	signal.Stop(a.signals)
 	if a.master == nil {
 		a.copies.Wait()
 		return nil

@@ -29,11 +29,7 @@ func newStartCommand(g *globals) *cobra.Command {
 // start executes the program of s. If the bundle declares a service it is virtualised, too; if that fails nothing runs
 // any more.
 func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
-	state, err := s.State()
-	if err != nil {
-		return err
-	}
-	svc, err := service.Declared(state.Annotations)
+	svc, err := service.Declared(s.Annotations())
 	if err != nil {
 		return err
 	}
@@ -49,7 +45,11 @@ func (g *globals) start(ctx context.Context, s *sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	if state.Status != sandbox.Created {
+	status, err := s.Status()
+	if err != nil {
+		return err
+	}
+	if status != sandbox.Created {
 		return s.Start() // which says why not
 	}
 	if err := service.Prepare(ctx, ref, s, svc); err != nil {

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type event struct {
 //
 // It reports false for anything else, such as a remark that events were lost.
 func parseEvent(line string) (event, bool) {
-	m := eventLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
+	m := eventLine().FindStringSubmatch(strings.TrimRight(line, "\n"))
 	if m == nil {
 		return event{}, false
 	}
@@ -41,7 +42,9 @@ func parseEvent(line string) (event, bool) {
 }
 
 // eventLine takes the last number after a dash for the thread, as a name may hold anything.
-var eventLine = regexp.MustCompile(`^ *(.*)-(\d+) +\[\d+\] +(?:\S+ +)?(\d+\.\d+): (\w+): (.*)$`)
+var eventLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^ *(.*)-(\d+) +\[\d+\] +(?:\S+ +)?(\d+\.\d+): (\w+): (.*)$`)
+})
 
 // number reads a field; 0 if it is not there.
 func (e *event) number(key string) int64 {

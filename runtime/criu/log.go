@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sync"
 )
 
 // errorLine is a line of CRIU's log, "(00.012345) 12: Error (criu/tty.c:42): text": what follows is the reason.
-var errorLine = regexp.MustCompile(`Error \([^)]*\): (.*)`)
+var errorLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`Error \([^)]*\): (.*)`) })
 
 // explain makes an error out of what CRIU answered and wrote to its log.
 func explain(err error, verb, log string) error {
@@ -34,7 +35,7 @@ func errorLines(log string) ([]string, error) {
 	s := bufio.NewScanner(f)
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
-		if m := errorLine.FindStringSubmatch(s.Text()); m != nil {
+		if m := errorLine().FindStringSubmatch(s.Text()); m != nil {
 			lines = append(lines, m[1])
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 )
 
 // JournalVersion is that of the lines that AppendRecord writes. A reader refuses any other.
@@ -30,9 +31,10 @@ type line struct {
 	Record  json.RawMessage `json:"record"`
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// Made when it is needed: most runs of corsa read no journal, and all would wait for it.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
-func sum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli)) }
+func sum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli())) }
 
 // AppendRecord appends r to buf as one line of a journal.
 func AppendRecord(buf []byte, r Record) ([]byte, error) {

@@ -78,6 +78,7 @@ func Create(ctx context.Context, o Options) (*Sandbox, error) {
 	if err := s.startInit(&o, spec); err != nil {
 		return nil, errors.Join(s.wrap("create", err), s.undo())
 	}
+	s.fresh.Store(true)
 	return s, nil
 }
 

@@ -31,6 +31,9 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	if !force && restoring {
 		return fmt.Errorf("container %q: cannot delete it: %w: it is being restored; use --force", s.ID(), ErrWrongState)
 	}
+	if st == Stopped && !restoring {
+		return s.destroy() // which kills what is left where processes outlive pid 1
+	}
 	// Before anything is killed: a refusal must not leave half a container.
 	if err := secureForRemoval(s.Dir()); err != nil {
 		return s.wrap("delete", err)

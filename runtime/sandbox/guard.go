@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -89,7 +90,9 @@ func (s *Sandbox) restoring() bool {
 }
 
 // traces are names of directories in CRIU's log that it removes unless it is killed.
-var traces = regexp.MustCompile(`(/tmp)?/?\.criu\.(mntns|cgyard)\.[A-Za-z0-9]{6}`)
+var traces = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(/tmp)?/?\.criu\.(mntns|cgyard)\.[A-Za-z0-9]{6}`)
+})
 
 // removeTraces removes the directories that a killed CRIU has left. They are empty: what was mounted there was in a mount
 // namespace that is gone.
@@ -98,7 +101,7 @@ func removeTraces(log string) {
 	if err != nil {
 		return // it did not get that far
 	}
-	for _, name := range traces.FindAllString(string(text), -1) {
+	for _, name := range traces().FindAllString(string(text), -1) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(log), name)
 		}

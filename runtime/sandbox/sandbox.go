@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/utils"
@@ -50,7 +51,8 @@ const reaperLabel = "dev.corsa.sandbox.reaper"
 type Sandbox struct {
 	root      string
 	container *libcontainer.Container
-	init      *Process // nil if another process created the container
+	init      *Process    // nil if another process created the container
+	fresh     atomic.Bool // came from Create and has not been started
 }
 
 // Load finds the container id under root. ErrNotExist, ErrInvalidID.
@@ -81,6 +83,13 @@ func (s *Sandbox) Dir() string { return filepath.Join(s.root, s.ID()) }
 func (s *Sandbox) Bundle() string {
 	bundle, _ := utils.SearchLabels(s.container.Config().Labels, "bundle")
 	return bundle
+}
+
+// Annotations are those of the bundle.
+func (s *Sandbox) Annotations() map[string]string {
+	_, annotations := utils.Annotations(s.container.Config().Labels)
+	delete(annotations, reaperLabel)
+	return annotations
 }
 
 // HasReaper tells whether the container was created with Options.Reaper.
@@ -116,8 +125,11 @@ func (s *Sandbox) InitPID() (int, error) {
 
 // Start lets a created container execute its program. ErrWrongState if it is not in state created.
 func (s *Sandbox) Start() error {
-	if err := s.require("start", Created); err != nil {
-		return err
+	// To ask for the state takes a while, and it is known here.
+	if !s.fresh.Swap(false) {
+		if err := s.require("start", Created); err != nil {
+			return err
+		}
 	}
 	if err := s.container.Exec(); err != nil {
 		return s.wrap("start", err)

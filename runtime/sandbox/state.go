@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"syscall"
 	"time"
-
-	"github.com/opencontainers/runc/libcontainer/utils"
 )
 
 // State is what `state` and `list` print; the JSON is runc's.
@@ -39,17 +37,15 @@ func (s *Sandbox) State() (State, error) {
 	if status == Stopped {
 		pid = 0
 	}
-	bundle, annotations := utils.Annotations(st.Config.Labels)
-	delete(annotations, reaperLabel)
 	return State{
 		Version:     st.Config.Version,
 		ID:          st.ID,
 		PID:         pid,
 		Status:      status,
-		Bundle:      bundle,
+		Bundle:      s.Bundle(),
 		Rootfs:      st.Config.Rootfs,
 		Created:     st.Created,
-		Annotations: annotations,
+		Annotations: s.Annotations(),
 		Owner:       owner(s.Dir()),
 	}, nil
 }

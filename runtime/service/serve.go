@@ -219,13 +219,15 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	if err != nil {
 		return err
 	}
-	state, err := box.State()
-	if err != nil {
-		return err
-	}
-	if Virtualised(r) && (force || state.Status == sandbox.Stopped) {
-		if err := Stop(ctx, r); err != nil {
+	if Virtualised(r) {
+		status, err := box.Status()
+		if err != nil {
 			return err
+		}
+		if force || status == sandbox.Stopped {
+			if err := Stop(ctx, r); err != nil {
+				return err
+			}
 		}
 	}
 	if err := box.Delete(ctx, force); err != nil {
@@ -233,7 +235,7 @@ func Delete(ctx context.Context, r Ref, force bool) error {
 	}
 	// Its processes are gone now, those of a service that could not be virtualised, too.
 	var errs []error
-	if svc, err := Declared(state.Annotations); err == nil && svc != nil { // what is malformed was never served
+	if svc, err := Declared(box.Annotations()); err == nil && svc != nil { // what is malformed was never served
 		svc = Outside(box, svc)
 		errs = append(errs, removePublic(svc), r.layout().unroute(svc))
 	}
