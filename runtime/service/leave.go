@@ -25,6 +25,7 @@ func (m *Monitor) takeLeave(h *holding) error {
 	m.spares.drop(h)
 	var err error
 	if h.inst != nil {
+		m.spares.learn(h)
 		err = ignoreGone(h.inst.Kill())
 		h.inst = nil
 	}

@@ -203,7 +203,7 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	case err := <-gateDone:
 		return m.abandon(errors.Join(fmt.Errorf("gate: %w", err), control.Close()))
 	}
-	m.startSpares(func() bool { return hasRoom(m.rec.PID) })
+	m.startSpares(lately(roomEvery, func() bool { return hasRoom(m.rec.PID) }))
 	m.startCompacting(ctx)
 	go func() { controlDone <- m.serveControl(ctx, control) }()
 	m.event(Event{Type: EventReady, Detail: map[bool]string{true: "took over", false: "adopted"}[m.recovered]})

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // hasRoom reports whether there is room for what is merely useful in the sandbox of process pid: less than half is used of
@@ -25,6 +26,21 @@ func hasRoom(pid int) bool {
 	}
 	total, available := machineMemory()
 	return available >= total/10
+}
+
+// roomEvery is how long what hasRoom said is taken to hold: it reads a dozen files.
+const roomEvery = 50 * time.Millisecond
+
+// lately asks anew once what was answered is older than that. It is for one goroutine.
+func lately(age time.Duration, ask func() bool) func() bool {
+	var at time.Time
+	var answer bool
+	return func() bool {
+		if now := time.Now(); at.IsZero() || now.Sub(at) > age {
+			at, answer = now, ask()
+		}
+		return answer
+	}
 }
 
 // limitedGroup is a cgroup of a process and the names of what it says about one resource.

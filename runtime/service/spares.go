@@ -72,6 +72,7 @@ type spares struct {
 	cancel  context.CancelFunc
 	stopped chan struct{}
 	taken   atomic.Uint64
+	warmth  warmth
 
 	mu      sync.Mutex
 	pool    []*spare               // of the base
@@ -96,6 +97,7 @@ func (m *Monitor) startSpares(roomy func() bool) {
 		m: m, base: m.svc.Spares, wake: make(chan struct{}, 1), cancel: cancel, stopped: make(chan struct{}),
 		roomy: roomy, due: map[*holding]time.Time{}, baseDue: time.Now().Add(spareAfter),
 	}
+	s.warmth.by, _ = m.eng.(engine.Warmer)
 	m.spares = s
 	for _, h := range m.allHoldings() {
 		h.mu.Lock()
@@ -387,6 +389,9 @@ func (s *spares) makeBase(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("spare of the base: %w", err)
 	}
+	if err := s.warm(ctx, in, plumbed); err != nil {
+		return fmt.Errorf("spare of the base: %w", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pool = append(s.pool, &spare{inst: in, plumbed: plumbed, from: instance.Base, handle: in.Handle()})
@@ -402,12 +407,16 @@ func (s *spares) makeFor(ctx context.Context, h *holding) error {
 		h.mu.Unlock()
 		return nil // it will be wanted again when that has changed
 	}
+	s.learn(h)
 	made := make(chan struct{})
 	h.making = made
 	img.pinned = true
 	h.mu.Unlock()
 
 	in, plumbed, err := s.m.eng.Branch(ctx, img.Image, img.conns)
+	if err == nil {
+		err = s.warm(ctx, in, plumbed)
+	}
 
 	h.mu.Lock()
 	defer h.mu.Unlock()

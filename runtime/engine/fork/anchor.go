@@ -34,6 +34,7 @@ type anchor struct {
 
 	apart  []region // regions that a fork leaves out unless told otherwise (MADV_DONTFORK)
 	limits []byte   // text of its /proc/PID/limits; nil if that is not known
+	slack  string   // see timerSlack; "" if that is not known
 }
 
 // exec makes the agent run the batch. On success the encoded entries with their results are returned.

@@ -72,20 +72,30 @@ func (s *threadState) scheduling(c *capture) {
 	}
 }
 
-// setScheduling gives a new thread what readScheduling found.
-func setScheduling(tid int, s threadState) error {
+// setScheduling gives a new thread what readScheduling found. inherited is the timer slack that it has.
+func setScheduling(tid int, s threadState, inherited string) error {
 	if nice(tid) != s.Nice {
 		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, s.Nice); err != nil {
 			return fmt.Errorf("thread %d: nice value %d: %w", tid, s.Nice, gone(tid, err))
 		}
 	}
-	if s.Slack != "" {
+	if s.Slack != "" && s.Slack != inherited {
 		err := os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), []byte(s.Slack), 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("thread %d: timer slack: %w", tid, err)
 		}
 	}
 	return setAffinity(tid, s.CPUs)
+}
+
+// timerSlack is that of the anchor, which whatever it makes inherits, or "" if it cannot be told. It never changes.
+func (a *anchor) timerSlack() string {
+	if a.slack == "" {
+		if b, err := readProc(fmt.Sprintf("/proc/%d/timerslack_ns", a.PID), nil); err == nil {
+			a.slack = strings.TrimSpace(string(b))
+		}
+	}
+	return a.slack
 }
 
 // limitsText reads /proc/PID/limits: prlimit(2) on a foreign process would take CAP_SYS_RESOURCE.

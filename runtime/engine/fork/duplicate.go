@@ -147,7 +147,7 @@ func (d *duplication) anchor(ctx context.Context) (*anchor, error) {
 		unix.Close(d.pidfd)
 		return nil, fmt.Errorf("fork: %w", errors.Join(err, d.page.close()))
 	}
-	c := &anchor{process: p, arena: a.arena, side: 1 - a.side, own: d.page, limits: a.limits}
+	c := &anchor{process: p, arena: a.arena, side: 1 - a.side, own: d.page, limits: a.limits, slack: a.timerSlack()}
 	if err := c.check(d.child); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork: child: %w", err), c.discard())
 	}

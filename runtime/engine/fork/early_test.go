@@ -92,11 +92,17 @@ func branchEvaluator(t testing.TB, s *service, img engine.Image, keep ...engine.
 	if err != nil {
 		t.Fatal(err)
 	}
+	return evaluate(t, in, plumbed)
+}
+
+// evaluate activates an instance and talks to it over the connection that it has, or a new one.
+func evaluate(t testing.TB, in engine.Instance, plumbed []engine.Plumbed) *evaluated {
+	t.Helper()
 	e := &evaluated{t: t, in: in.(*instance), conns: engine.Conns{}}
 	if err := in.Activate(); err != nil {
 		t.Fatal(err)
 	}
-	if len(keep) == 0 {
+	if len(plumbed) == 0 {
 		fd, err := in.Dial(0)
 		e.c = dialFile(t, fd, err)
 	} else {

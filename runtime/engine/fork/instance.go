@@ -59,21 +59,25 @@ func (in *instance) start(ctx context.Context, m *image) error {
 	for i := range sp.threads {
 		sp.threads[i].Pending = nil // they have been queued
 	}
-	if err := in.follow(sp.threads); err != nil {
+	find := adoptThreads
+	if in.s.sameIDs && translates() {
+		find = knownThreads
+	}
+	if err := in.follow(sp.threads, find); err != nil {
 		return err
 	}
 	in.tracee.whole = m.plan.ordersSignals() || m.signals.ordered()
 	for i := range in.tracee.threads {
 		in.tracee.threads[i].place = placeStub
-		if err := setScheduling(in.tracee.threads[i].tid, in.tracee.threads[i].state); err != nil {
+		if err := setScheduling(in.tracee.threads[i].tid, in.tracee.threads[i].state, in.a.slack); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// follow prepares for parking.
-func (in *instance) follow(threads []threadState) error {
+// follow prepares for parking. find fills in the threads.
+func (in *instance) follow(threads []threadState, find func(*tracee, []threadState) error) error {
 	var err error
 	if in.tracee, err = newTracee(in.leader.PID); err != nil {
 		return err
@@ -85,7 +89,7 @@ func (in *instance) follow(threads []threadState) error {
 	in.parker = parker{
 		t: in.tracee, arena: in.a.arena, side: in.a.side, used: make([]bool, maxThreads), seccomp: in.s.seccomp,
 	}
-	if err := adoptThreads(in.tracee, threads); err != nil {
+	if err := find(in.tracee, threads); err != nil {
 		return err
 	}
 	for i := range in.tracee.threads { // what it was spawned from says it all
@@ -231,7 +235,7 @@ func (in *instance) release() {
 }
 
 func (in *instance) endNow() error {
-	err := errors.Join(in.initp.end(), in.leader.end(), in.a.end())
+	err := endAll(in.initp, in.leader, in.a.process)
 	in.release()
 	for _, l := range in.listeners {
 		if l.Network == "unix" {
@@ -336,7 +340,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if err := a.tidy(); err != nil {
 		return nil, in.notOpened(err)
 	}
-	if err := in.follow(h.Threads); err != nil {
+	if err := in.follow(h.Threads, adoptThreads); err != nil {
 		return nil, in.notOpened(err)
 	}
 	in.tracee.whole = h.Whole

@@ -77,25 +77,46 @@ type scanArg struct {
 // scanRegion is struct page_region.
 type scanRegion struct{ start, end, categories uint64 }
 
+// Categories of PAGEMAP_SCAN (Linux 6.7).
+const (
+	scanFile    = 1 << 2
+	scanPresent = 1 << 3
+	scanSwapped = 1 << 4
+	scanHuge    = 1 << 6
+)
+
 // private lists where between start and end the process has pages of its own or shared by fork. On a kernel without
-// PAGEMAP_SCAN (before 6.7) that is all of it: then holes are read, too, entry by entry.
+// PAGEMAP_SCAN that is all of it: then holes are read, too, entry by entry.
 func (p *pagemap) private(start, end uint64) ([]span, error) {
-	const (
-		request = 0xc0606610 // PAGEMAP_SCAN: _IOWR('f', 16, struct pm_scan_arg)
-		isFile  = 1 << 2
-		present = 1 << 3
-		swapped = 1 << 4
-		huge    = 1 << 6
-	)
-	var out []span
-	not := uint64(isFile)
+	not := uint64(scanFile)
 	if p.split {
-		not |= huge
+		not |= scanHuge
 	}
+	regions, err := p.scan(start, end, wanted{not, scanPresent | scanSwapped, scanPresent})
+	if err != nil {
+		return nil, err
+	}
+	if !p.scans {
+		return []span{{start, end}}, nil
+	}
+	out := make([]span, len(regions))
+	for i, r := range regions {
+		out[i] = span{r.start, r.end}
+	}
+	return out, nil
+}
+
+// wanted says which pages to scan for: those that are in none of the categories not and in one of some, told apart by apart.
+type wanted struct{ not, some, apart uint64 }
+
+// scan lists them between start and end. On a kernel that cannot do that p.scans is false afterwards.
+func (p *pagemap) scan(start, end uint64, w wanted) ([]scanRegion, error) {
+	const request = 0xc0606610 // PAGEMAP_SCAN: _IOWR('f', 16, struct pm_scan_arg)
+	var out []scanRegion
 	for start < end {
 		arg := scanArg{
 			start: start, end: end, vec: uint64(uintptr(unsafe.Pointer(&p.regions[0]))), vecLen: uint64(len(p.regions)),
-			categoryInverted: not, categoryMask: not, categoryAnyMask: present | swapped, returnMask: present,
+			categoryInverted: w.not, categoryMask: w.not, categoryAnyMask: w.some, returnMask: w.apart,
 		}
 		arg.size = uint64(unsafe.Sizeof(arg))
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, p.file.Fd(), request, uintptr(unsafe.Pointer(&arg)))
@@ -103,15 +124,13 @@ func (p *pagemap) private(start, end uint64) ([]span, error) {
 		case 0:
 		case unix.ENOTTY:
 			p.scans = false
-			return []span{{start, end}}, nil
+			return nil, nil
 		case unix.EINTR:
 			continue
 		default:
 			return nil, gone(p.pid, fmt.Errorf("scan the page table of process %d: %w", p.pid, errno))
 		}
-		for _, r := range p.regions[:n] {
-			out = append(out, span{r.start, r.end})
-		}
+		out = append(out, p.regions[:n]...)
 		start = arg.walkEnd
 	}
 	return out, nil

@@ -75,11 +75,42 @@ func (p process) alive() bool {
 
 // end kills the process and waits until it is gone. It is reaped if it is a child of ours; else its parent does that.
 func (p process) end() error {
-	if p.pidfd <= 0 || p.PID == 0 {
+	if err := p.kill(); err != nil {
+		return err
+	}
+	return p.awaitEnd()
+}
+
+// endAll is end for all of them at once.
+func endAll(list ...process) error {
+	var errs []error
+	for _, p := range list {
+		errs = append(errs, p.kill())
+	}
+	for i, p := range list {
+		if errs[i] == nil {
+			errs = append(errs, p.awaitEnd())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// exists reports whether there ever was such a process.
+func (p process) exists() bool { return p.pidfd > 0 && p.PID != 0 }
+
+func (p process) kill() error {
+	if !p.exists() {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+func (p process) awaitEnd() error {
+	if !p.exists() {
+		return nil
 	}
 	f := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
 	deadline := time.Now().Add(10 * time.Second)

@@ -25,7 +25,7 @@ func TestThreadsMadeLater(t *testing.T) {
 	if err := e.in.tracee.close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.in.follow(described); err != nil {
+	if err := e.in.follow(described, adoptThreads); err != nil {
 		t.Fatal(err)
 	}
 	parkInStub(t, e.in)

@@ -35,6 +35,7 @@ type service struct {
 	net     netns
 	files   *privateFiles
 	seq     atomic.Uint64
+	uses    workingSet
 
 	liveMu sync.Mutex
 	live   map[ender]struct{} // instances and images that Destroy has to end

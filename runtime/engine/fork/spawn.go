@@ -364,3 +364,21 @@ func adoptThreads(t *tracee, states []threadState) error {
 	}
 	return nil
 }
+
+// knownThreads is adoptThreads for a process that has just been spawned with exactly these threads under these ids: then they need
+// not be looked up one by one in /proc.
+func knownThreads(t *tracee, states []threadState) error {
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", t.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return gone(t.pid, err)
+	}
+	defer unix.Close(ns)
+	for _, s := range states {
+		tid, err := translate(ns, s.TID)
+		if err != nil {
+			return fmt.Errorf("thread %d of process %d: %w", s.TID, t.pid, err)
+		}
+		t.threads = append(t.threads, thread{tid: tid, state: s, known: true})
+	}
+	return nil
+}
