@@ -50,7 +50,7 @@ func (f *containerRestoreFlags) options(g *globals, id string) (sandbox.RestoreO
 	if image.Program, err = g.findCRIU(); err != nil {
 		return sandbox.RestoreOptions{}, err
 	}
-	return sandbox.RestoreOptions{Options: o, CRIU: criu.Restore{
+	return sandbox.RestoreOptions{Options: o, Warn: func(s string) { g.Log.Warn(s) }, CRIU: criu.Restore{
 		Options: image, LSMProfile: f.lsmProfile, LSMMountContext: f.lsmMountContext,
 	}}, nil
 }

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -41,6 +43,8 @@ type Dump struct {
 
 	// Manifest goes with the image. Not used by a pre-dump.
 	Manifest Manifest
+
+	takeOut bool // pages of Parent, when CRIU is done
 }
 
 // Run dumps the container into ImageDir. The container runs on after an error, whatever it is. If its processes are to
@@ -68,7 +72,7 @@ func (d *Dump) Run(ctx context.Context) error {
 		c.typ = rpc.CriuReqType_PRE_DUMP
 	}
 	if _, err := c.do(ctx); err != nil {
-		return errors.Join(explain(err, "dump", d.log(dumpLog)), d.discardOld())
+		return errors.Join(explain(err, d.log(dumpLog)), d.discardOld())
 	}
 	return nil
 }
@@ -83,7 +87,7 @@ func (d *Dump) discardOld() error {
 }
 
 // request completes opts.
-func (d *Dump) request(_ context.Context, opts *rpc.CriuOpts) error {
+func (d *Dump) request(ctx context.Context, opts *rpc.CriuOpts) error {
 	opts.Pid = proto.Int32(int32(d.PID))
 	opts.Root = proto.String(d.Root)
 	opts.LeaveRunning = proto.Bool(d.LeaveRunning)
@@ -96,12 +100,8 @@ func (d *Dump) request(_ context.Context, opts *rpc.CriuOpts) error {
 	if d.PageServer != nil {
 		opts.Ps = &rpc.CriuPageServerInfo{Address: proto.String(d.PageServer.Address), Port: proto.Int32(int32(d.PageServer.Port))}
 	}
-	if d.Parent != "" {
-		opts.ParentImg = proto.String(d.Parent)
-		opts.TrackMem = proto.Bool(true)
-	}
-	if d.PreDump {
-		return nil
+	if err := d.chooseParent(ctx, opts); err != nil || d.PreDump {
+		return err
 	}
 	for place, name := range d.Mounts {
 		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{Key: proto.String(place), Val: proto.String(name)})
@@ -128,12 +128,87 @@ func (d *Dump) notify(script string, _ int, files []*os.File) error {
 	return nil
 }
 
-// commit makes an image of what has been written.
-func (d *Dump) commit() error {
+// commit makes an image of what has been written. The processes are stopped and still there.
+func (d *Dump) commit() (err error) {
 	if d.PreDump {
 		return nil
 	}
+	if d.takeOut {
+		if err := takeOutParent(d.ImageDir, d.Parent); err != nil {
+			return err
+		}
+	}
+	if err := adaptExternalFiles(d.ImageDir); err != nil {
+		return err
+	}
+	if d.Manifest.Mapped, err = sumMapped(d.ImageDir, fmt.Sprintf("/proc/%d/root", d.PID)); err != nil {
+		return err
+	}
 	return d.Manifest.write(d.ImageDir)
+}
+
+// chooseParent has CRIU leave out what is in the parent image if the kernel can tell what was written since. If it cannot
+// that is done afterwards, by content.
+func (d *Dump) chooseParent(ctx context.Context, opts *rpc.CriuOpts) error {
+	if d.Parent == "" && !d.PreDump {
+		return nil
+	}
+	if d.Parent != "" {
+		fi, err := os.Stat(filepath.Join(d.ImageDir, d.Parent))
+		if err == nil && !fi.IsDir() {
+			err = unix.ENOTDIR
+		}
+		if err != nil {
+			return fmt.Errorf("parent image: %w; it is looked for from the image directory, %s", err, d.ImageDir)
+		}
+	}
+	err := d.Program.Feature(ctx, FeatureMemoryTracking)
+	switch {
+	case errors.Is(err, ErrLacks) && d.PreDump:
+		return fmt.Errorf("pre-dump: %w: this kernel has no CONFIG_MEM_SOFT_DIRTY: it cannot tell which pages are written to afterwards; "+
+			"take a whole checkpoint that leaves the container running, and name it as the parent of the next one", ErrLacks)
+	case errors.Is(err, ErrLacks):
+		d.takeOut = true
+		return nil
+	case err != nil:
+		return err
+	}
+	opts.TrackMem = proto.Bool(true)
+	if d.Parent != "" {
+		opts.ParentImg = proto.String(d.Parent)
+	}
+	return nil
+}
+
+// adaptExternalFiles removes from the image what does not hold for the files that a restore brings along in place of others.
+func adaptExternalFiles(dir string) error {
+	path := filepath.Join(dir, "files.img")
+	f, err := readImg(path)
+	if err != nil {
+		return err
+	}
+	changed := false
+	for i, data := range f.messages {
+		e := new(fdinfo.FileEntry)
+		if err := proto.Unmarshal(data, e); err != nil {
+			return fmt.Errorf("files.img: %w", err)
+		}
+		if !e.GetReg().GetExt() {
+			continue
+		}
+		e.Reg.Size, e.Reg.Mode, changed = nil, nil, true
+		if e.Reg.GetFlags()&unix.O_ACCMODE != unix.O_RDONLY {
+			// Where one file ended is the middle of nowhere in another.
+			e.Reg.Flags, e.Reg.Pos = proto.Uint32(e.Reg.GetFlags()|unix.O_APPEND), proto.Uint64(0)
+		}
+		if f.messages[i], err = proto.Marshal(e); err != nil {
+			return fmt.Errorf("files.img: %w", err)
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return f.write(path)
 }
 
 // writeJSON replaces dir/name in one step. Like CRIU's own files it is not synced: an image has to outlive the processes,

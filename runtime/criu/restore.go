@@ -71,7 +71,7 @@ func (r *Restore) Run(ctx context.Context) error {
 		},
 	}
 	if _, err := c.do(ctx); err != nil {
-		return explain(err, "restore", r.log(restoreLog))
+		return explain(err, r.log(restoreLog))
 	}
 	return nil
 }

@@ -73,6 +73,9 @@ func (s *Sandbox) describe(d *criu.Dump, state *libcontainer.State) error {
 	if d.PreDump {
 		return nil
 	}
+	if err := externalStreams(d); err != nil {
+		return err
+	}
 	mounts, err := externalMounts(cfg)
 	if err != nil {
 		return err

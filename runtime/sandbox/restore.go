@@ -28,19 +28,22 @@ import (
 type RestoreOptions struct {
 	Options
 	CRIU criu.Restore // ImageDir and what was asked for; what concerns the container is filled in here
+	Warn func(string) // is told what may be wrong with the image, but need not be
 }
 
 // restoration is a Restore under way.
 type restoration struct {
 	*Sandbox
-	o       *RestoreOptions
-	cfg     configs.Config
-	cgroup  cgroups.Manager
-	mounted string // where the container's root is mounted for CRIU
-	logDir  string // made for CRIU's log, if nobody said where it goes
-	initPID int
-	console bool // the terminal has been passed on
-	made    []mountPoint
+	o        *RestoreOptions
+	manifest *criu.Manifest // nil: the image is runc's
+	opened   []*os.File     // for CRIU
+	cfg      configs.Config
+	cgroup   cgroups.Manager
+	mounted  string // where the container's root is mounted for CRIU
+	logDir   string // made for CRIU's log, if nobody said where it goes
+	initPID  int
+	console  bool // the terminal has been passed on
+	made     []mountPoint
 }
 
 // Restore makes a container that goes on from an image, running. The same image may be restored under any number of ids,
@@ -61,14 +64,18 @@ func Restore(ctx context.Context, o RestoreOptions) (*Sandbox, error) {
 	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
 		return nil, err
 	}
-	if _, err := criu.Open(o.CRIU.ImageDir); err != nil {
+	manifest, err := criu.Open(o.CRIU.ImageDir)
+	if err != nil {
 		return nil, err
+	}
+	for _, w := range manifest.Warnings() {
+		o.Warn(w)
 	}
 	s, err := newSandbox(&o.Options, bundle, spec)
 	if err != nil {
 		return nil, err
 	}
-	r := &restoration{Sandbox: s, o: &o, cfg: s.container.Config(), mounted: filepath.Join(s.Dir(), "criu-root")}
+	r := &restoration{Sandbox: s, o: &o, manifest: manifest, cfg: s.container.Config(), mounted: filepath.Join(s.Dir(), "criu-root")}
 	p, err := r.guarded(ctx)
 	if err != nil {
 		return nil, s.wrap("restore", err)
@@ -141,24 +148,21 @@ func (r *restoration) run(ctx context.Context) (*Process, error) {
 	} else if r.o.Stdio.Console == nil {
 		c.Stdio = [3]*os.File{r.o.Stdio.In, r.o.Stdio.Out, r.o.Stdio.Err}
 	}
-	if err := r.describe(c); err != nil {
-		return nil, err
+	if err = r.describe(c); err == nil {
+		err = onPrivateMounts(func() error {
+			if err := r.mountRoot(); err != nil {
+				return err
+			}
+			return c.Run(ctx)
+		})
 	}
-	err = onPrivateMounts(func() error {
-		if err := r.mountRoot(); err != nil {
-			return err
-		}
-		return c.Run(ctx)
-	})
 	if err == nil && r.o.Stdio.Console != nil && !r.console {
 		err = errors.New("the bundle says that the process has a terminal, but there is none in the image; set process.terminal to false")
 	}
 	if err == nil && r.o.PIDFile != "" {
 		err = writePIDFile(r.o.PIDFile, r.initPID)
 	}
-	for _, f := range c.Inherit {
-		_ = f.Close() // namespaces
-	}
+	closeAll(r.opened)
 	if err != nil {
 		if pipes != nil {
 			err = errors.Join(err, pipes.Stdin.Close(), pipes.Stdout.Close(), pipes.Stderr.Close())
@@ -182,12 +186,28 @@ func (r *restoration) describe(c *criu.Restore) error {
 	}
 	c.Mounts = map[string]string{}
 	for _, m := range mounts {
-		c.Mounts[m.place] = m.source
+		// CRIU does not follow links. Device nodes need not be on the host: they may have been made in the container.
+		source, err := filepath.EvalSymlinks(m.source)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && m.source == m.place:
+			source = m.source
+		case err != nil:
+			return fmt.Errorf("source of the mount at %s: %w", m.place, err)
+		}
+		c.Mounts[m.place] = source
 	}
 	if len(r.cfg.MaskPaths) > 0 {
 		c.Mounts[maskName] = "/dev/null"
 	}
 	if err := r.describeNamespaces(c); err != nil {
+		return err
+	}
+	if err := criu.CheckFiles(c.ImageDir, r.manifest, r.cfg.Rootfs, c.Mounts); err != nil {
+		return err
+	}
+	streams, err := inheritStreams(c, r.manifest)
+	r.opened = append(r.opened, streams...)
+	if err != nil {
 		return err
 	}
 	c.Spawned, c.Prepared, c.Restored, c.Console = r.spawned, r.prepared, r.restored, r.passConsole
@@ -208,6 +228,7 @@ func (r *restoration) describeNamespaces(c *criu.Restore) error {
 				return fmt.Errorf("%s namespace of the bundle: %w", configs.NsName(ns.Type), err)
 			}
 			c.Inherit[externalNS(ns.Type)] = f
+			r.opened = append(r.opened, f)
 		case configs.NEWCGROUP:
 			return fmt.Errorf("%w: CRIU cannot restore into a cgroup namespace that exists: %s", ErrInvalidBundle, ns.Path)
 		default:
