@@ -18,6 +18,7 @@ import (
 type createFlags struct {
 	bundle        string
 	consoleSocket string
+	pidfdSocket   string
 	pidFile       string
 	noPivot       bool
 	noNewKeyring  bool
@@ -28,6 +29,7 @@ func (f *createFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVarP(&f.bundle, "bundle", "b", ".", "bundle directory")
 	fs.StringVar(&f.consoleSocket, "console-socket", "", "unix socket that receives the master of the process's terminal")
+	fs.StringVar(&f.pidfdSocket, "pidfd-socket", "", "unix socket that receives a pidfd of the container's first process")
 	fs.StringVar(&f.pidFile, "pid-file", "", "file to write the host pid of the container's first process to")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "do not use pivot_root; for a root on a ramdisk")
 	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
@@ -52,7 +54,12 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 	if err != nil {
 		return sandbox.Options{}, err
 	}
+	pidfd, err := dialPidfd(f.pidfdSocket)
+	if err != nil {
+		return sandbox.Options{}, err
+	}
 	return sandbox.Options{
+		PidfdSocket:     pidfd, // open until corsa exits
 		Root:            g.Root,
 		ID:              id,
 		Bundle:          bundle,
@@ -114,6 +121,14 @@ func detachedStdio(p *specs.Process, consoleSocket string) (sandbox.Stdio, func(
 		return sandbox.Stdio{}, nil, err
 	}
 	return sandbox.Stdio{Console: socket}, func() { _ = socket.Close() }, nil
+}
+
+// dialPidfd is the socket for a pidfd; nil, which can be closed too, if there is no path.
+func dialPidfd(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return sandbox.DialPidfd(path)
 }
 
 // preservedFiles are our descriptors 3 to 3+n-1.

@@ -21,6 +21,13 @@ func newDeleteCommand(g *globals) *cobra.Command {
 				return err
 			}
 			err = service.Delete(cmd.Context(), ref, force)
+			if force && errors.Is(err, sandbox.ErrDamaged) {
+				salvaged, serr := sandbox.Salvage(cmd.Context(), g.Root, args[0])
+				if serr != nil || !salvaged {
+					return errors.Join(err, serr)
+				}
+				err = service.Delete(cmd.Context(), ref, force)
+			}
 			if errors.Is(err, sandbox.ErrNotExist) {
 				removed, rerr := sandbox.RemoveLeftover(g.Root, args[0])
 				if rerr != nil || removed || force {

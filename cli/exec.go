@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +30,7 @@ type execFlags struct {
 	noNewPrivs   bool
 	apparmor     string
 	processLabel string
+	cgroups      []string
 }
 
 func (f *execFlags) add(cmd *cobra.Command) {
@@ -43,11 +45,12 @@ func (f *execFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.noNewPrivs, "no-new-privs", false, "set the no_new_privs bit")
 	fs.StringVar(&f.apparmor, "apparmor", "", "AppArmor profile of the process")
 	fs.StringVar(&f.processLabel, "process-label", "", "SELinux label of the process")
+	fs.StringArrayVar(&f.cgroups, "cgroup", nil, "[CONTROLLER[,CONTROLLER…]:]PATH: existing cgroup, below the container's, to run the process in; may be repeated")
 }
 
 func newExecCommand(g *globals) *cobra.Command {
 	var f execFlags
-	var consoleSocket string
+	var consoleSocket, pidfdSocket string
 	var detach bool
 	var preserveFDs int
 	var o sandbox.ExecOptions
@@ -74,9 +77,16 @@ func newExecCommand(g *globals) *cobra.Command {
 			if o.Process, err = f.processOf(cmd, s, args[1:]); err != nil {
 				return err
 			}
+			if o.SubCgroups, err = subCgroups(f.cgroups); err != nil {
+				return err
+			}
 			if o.ExtraFiles, err = preservedFiles(preserveFDs); err != nil {
 				return err
 			}
+			if o.PidfdSocket, err = dialPidfd(pidfdSocket); err != nil {
+				return err
+			}
+			defer o.PidfdSocket.Close()
 			if detach {
 				return execDetached(cmd.Context(), s, o, consoleSocket)
 			}
@@ -91,6 +101,7 @@ func newExecCommand(g *globals) *cobra.Command {
 	fs.SetInterspersed(false) // what follows the id is the program's
 	fs.BoolVarP(&detach, "detach", "d", false, "return once the program has been started")
 	fs.StringVar(&consoleSocket, "console-socket", "", "unix socket that receives the master of the process's terminal")
+	fs.StringVar(&pidfdSocket, "pidfd-socket", "", "unix socket that receives a pidfd of the process")
 	fs.StringVar(&o.PIDFile, "pid-file", "", "file to write the host pid of the process to")
 	fs.IntVar(&preserveFDs, "preserve-fds", 0, "pass on N further descriptors, from 3")
 	fs.BoolVar(&o.IgnorePaused, "ignore-paused", false, "allow a paused container")
@@ -136,6 +147,33 @@ func execAttached(ctx context.Context, g *globals, s *sandbox.Sandbox, o sandbox
 		return err
 	}
 	return exitCode(code)
+}
+
+// subCgroups maps controllers to paths; "" stands for all of them.
+func subCgroups(args []string) (map[string]string, error) {
+	paths := map[string]string{}
+	for _, arg := range args {
+		controllers, path, ok := strings.Cut(arg, ":")
+		if !ok {
+			if len(args) > 1 {
+				return nil, usagef("--cgroup %q: of several, each needs a controller: CONTROLLER:PATH", arg)
+			}
+			controllers, path = "", arg
+		}
+		for c := range strings.SplitSeq(controllers, ",") {
+			if ok && c == "" {
+				return nil, usagef("--cgroup %q: a controller's name is empty", arg)
+			}
+			if _, twice := paths[c]; twice {
+				return nil, usagef("--cgroup %q: controller %s is given twice", arg, c)
+			}
+			if slices.Contains(strings.Split(path, "/"), "..") {
+				return nil, usagef("--cgroup %q: must stay below the container's cgroup", arg)
+			}
+			paths[c] = path
+		}
+	}
+	return paths, nil
 }
 
 // processOf is the process that the flags and args ask for.

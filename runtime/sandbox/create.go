@@ -29,7 +29,9 @@ type Options struct {
 	// PIDFile, if set, receives the host pid of the container's pid 1.
 	PIDFile string
 	// ExtraFiles are given to the program as descriptors 3 and up. The caller keeps them.
-	ExtraFiles   []*os.File
+	ExtraFiles []*os.File
+	// PidfdSocket, if set, is a connected unix socket over which a pidfd of the container's pid 1 is sent. The caller keeps it.
+	PidfdSocket  *os.File
 	NoPivot      bool // use MS_MOVE instead of pivot_root; for a root on a ramdisk
 	NoNewKeyring bool // stay in the caller's session keyring
 	// SystemdCgroup has systemd make the cgroup; cgroupsPath is then "slice:prefix:name".
@@ -75,8 +77,18 @@ func Create(ctx context.Context, o Options) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.startInit(&o, spec); err != nil {
-		return nil, errors.Join(s.wrap("create", err), s.undo())
+	record, err := s.record()
+	if err == nil {
+		err = s.startInit(&o, spec)
+	}
+	if err != nil {
+		err = errors.Join(s.wrap("create", err), s.undo())
+	}
+	if record != nil {
+		err = errors.Join(err, record.Close())
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.fresh.Store(true)
 	return s, nil
@@ -108,6 +120,7 @@ func (s *Sandbox) startInit(o *Options, spec *specs.Spec) error {
 	}
 	lp.Init = true
 	lp.ExtraFiles = o.ExtraFiles
+	lp.PidfdSocket = o.PidfdSocket
 	var rp *reaper
 	if o.Reaper {
 		if rp, err = newReaper(lp); err != nil {

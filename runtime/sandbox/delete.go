@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -24,14 +22,28 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	if err != nil {
 		return err
 	}
-	if !force && (st == Running || st == Paused) {
+	if !force && (st == Creating || st == Running || st == Paused) {
 		return fmt.Errorf("container %q: cannot delete it: %w: it is %s; kill it first or use --force", s.ID(), ErrWrongState, st)
+	}
+	if st == Creating {
+		ctx, cancel := context.WithTimeout(ctx, killTimeout)
+		defer cancel()
+		if err := s.awaitCreated(ctx); err != nil {
+			return err
+		}
+		if st, err = s.Status(); err != nil {
+			return err
+		}
 	}
 	restoring := s.restoring()
 	if !force && restoring {
 		return fmt.Errorf("container %q: cannot delete it: %w: it is being restored; use --force", s.ID(), ErrWrongState)
 	}
-	if st == Stopped && !restoring {
+	state, err := s.container.State()
+	if err != nil {
+		return s.wrap("read state", err)
+	}
+	if st == Stopped && !restoring && state.InitProcessPid > 0 {
 		return s.destroy() // which kills what is left where processes outlive pid 1
 	}
 	// Before anything is killed: a refusal must not leave half a container.
@@ -44,10 +56,9 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 			return s.wrap("delete", err)
 		}
 	}
-	if force || st != Stopped {
-		if err := s.Kill(ctx); err != nil {
-			return err
-		}
+	// Also a stopped one without --force: there may be a first process that nobody noted down.
+	if err := s.Kill(ctx); err != nil {
+		return err
 	}
 	return s.destroy()
 }
@@ -73,7 +84,10 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 		return s.wrap("kill", err)
 	}
 	if pidfd < 0 {
-		return nil
+		if st, err := s.container.State(); err != nil || st.InitProcessPid > 0 {
+			return s.wrap("read state", err)
+		}
+		return s.killOrphans(ctx)
 	}
 	if err := waitDead(ctx, pidfd); err != nil {
 		return s.wrap(fmt.Sprintf("wait until init (pid %d) is dead", pid), err)
@@ -114,10 +128,10 @@ func (s *Sandbox) destroy() error {
 // RemoveLeftover removes the directory of a container whose creation was interrupted before it had a state. It
 // reports whether there was one. Use it when Load says ErrNotExist.
 func RemoveLeftover(root, id string) (bool, error) {
-	if id == "" || id == "." || id == ".." || strings.ContainsRune(id, '/') {
-		return false, invalidID(id)
+	dir, err := stateDir(root, id)
+	if err != nil {
+		return false, err
 	}
-	dir := filepath.Join(root, id)
 	fi, err := os.Lstat(dir)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !fi.IsDir() {
 		return false, nil

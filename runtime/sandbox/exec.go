@@ -17,6 +17,10 @@ type ExecOptions struct {
 	// PIDFile, if set, receives the process's host pid.
 	PIDFile    string
 	ExtraFiles []*os.File // descriptors 3 and up of the process; the caller keeps them
+	// PidfdSocket, if set, is a connected unix socket over which a pidfd of the process is sent. The caller keeps it.
+	PidfdSocket *os.File
+	// SubCgroups are cgroups, relative to the container's, that the process runs in: by controller, or "" for all.
+	SubCgroups map[string]string
 	// IgnorePaused allows a paused container: the process starts once it is resumed.
 	IgnorePaused bool
 }
@@ -44,6 +48,10 @@ func (s *Sandbox) Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		return nil, s.wrap("exec", err)
 	}
 	lp.ExtraFiles = o.ExtraFiles
+	lp.PidfdSocket = o.PidfdSocket
+	if len(o.SubCgroups) > 0 {
+		lp.SubCgroupPaths = o.SubCgroups
+	}
 	p, err := s.launch(lp, &o.Stdio, s.container.Run)
 	if err != nil {
 		return nil, s.wrap("exec", err)

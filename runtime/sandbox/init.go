@@ -10,6 +10,9 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 )
 
+// initVariable is in the environment of a container's first process until that executes its program.
+const initVariable = "_LIBCONTAINER_INITPIPE"
+
 // Init must be the first call of main, and of TestMain in tests that create sandboxes. libcontainer starts a
 // container by executing the current program again with the single argument "init"; in that process Init sets up
 // the container, executes its program and never returns. The same goes for the hook that makes a container's Binder
@@ -21,7 +24,7 @@ func Init() {
 	if len(os.Args) == 6 && os.Args[1] == guardName && os.Getenv(guardVariable) != "" {
 		beGuard(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 	}
-	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv(initVariable) != "" {
 		libcontainer.Init()
 	}
 }

@@ -84,15 +84,21 @@ func (p *Process) Wait() (int, error) {
 
 // DialConsole connects to the unix socket of a caller that wants the terminal's master (--console-socket). The
 // caller closes the file.
-func DialConsole(path string) (*os.File, error) {
+func DialConsole(path string) (*os.File, error) { return dialUnix("console socket", path) }
+
+// DialPidfd connects to the unix socket of a caller that wants a pidfd of the process (--pidfd-socket). The caller closes
+// the file.
+func DialPidfd(path string) (*os.File, error) { return dialUnix("pidfd socket", path) }
+
+func dialUnix(what, path string) (*os.File, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: path})
 	if err != nil {
-		return nil, fmt.Errorf("console socket: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	defer conn.Close()
 	f, err := conn.File()
 	if err != nil {
-		return nil, fmt.Errorf("console socket %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", what, path, err)
 	}
 	return f, nil
 }

@@ -7,8 +7,10 @@
 package sandbox
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -29,6 +31,8 @@ var (
 	ErrWrongState = errors.New("not possible in this state")
 	// ErrInvalidBundle says that config.json is missing, malformed or contradicts the options.
 	ErrInvalidBundle = errors.New("invalid bundle")
+	// ErrDamaged says that a container's state cannot be read. See Salvage.
+	ErrDamaged = errors.New("state.json is damaged")
 	// ErrMounted says that something is mounted below a state directory, which is therefore not removed.
 	ErrMounted = errors.New("something is mounted in the state directory")
 )
@@ -38,10 +42,11 @@ type Status string
 
 // The statuses that a container can be in.
 const (
-	Created Status = "created"
-	Running Status = "running"
-	Paused  Status = "paused"
-	Stopped Status = "stopped"
+	Creating Status = "creating" // another process is at it
+	Created  Status = "created"
+	Running  Status = "running"
+	Paused   Status = "paused"
+	Stopped  Status = "stopped"
 )
 
 // reaperLabel marks, in libcontainer's own state, a container whose pid 1 is our reaper.
@@ -55,18 +60,40 @@ type Sandbox struct {
 	fresh     atomic.Bool // came from Create and has not been started
 }
 
-// Load finds the container id under root. ErrNotExist, ErrInvalidID.
+// Load finds the container id under root. ErrNotExist, ErrInvalidID, ErrDamaged.
 func Load(root, id string) (*Sandbox, error) {
-	c, err := libcontainer.Load(root, id)
+	c, err := loadContainer(root, id)
 	switch {
 	case errors.Is(err, libcontainer.ErrNotExist):
 		return nil, fmt.Errorf("container %q under %s: %w", id, root, ErrNotExist)
 	case errors.Is(err, libcontainer.ErrInvalidID):
 		return nil, invalidID(id)
+	case errors.Is(err, ErrDamaged):
+		return nil, fmt.Errorf("container %q under %s: %w; `corsa delete --force` removes what is left", id, root, err)
 	case err != nil:
 		return nil, fmt.Errorf("container %q under %s: load state: %w", id, root, err)
 	}
 	return &Sandbox{root: root, container: c}, nil
+}
+
+// loadContainer is libcontainer.Load, which takes it for granted that it reads what it wrote.
+func loadContainer(root, id string) (c *libcontainer.Container, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: members are missing", ErrDamaged)
+		}
+	}()
+	if c, err = libcontainer.Load(root, id); isJSON(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return c, err
+}
+
+// isJSON tells whether err is about what a JSON file contains.
+func isJSON(err error) bool {
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &syntax) || errors.As(err, &typ)
 }
 
 func invalidID(id string) error {
@@ -107,13 +134,32 @@ func (s *Sandbox) Status() (Status, error) {
 	if err != nil {
 		return "", s.wrap("read state", err)
 	}
+	if st != libcontainer.Stopped && st != libcontainer.Created {
+		return Status(st.String()), nil
+	}
+	state, err := s.container.State()
+	if err != nil {
+		return "", s.wrap("read state", err)
+	}
+	switch {
+	case st == libcontainer.Created && hasExecuted(state.InitProcessPid):
+		return Running, nil
+	case st == libcontainer.Stopped && state.InitProcessPid <= 0 && s.init == nil:
+		busy, err := beingCreated(s.Dir())
+		if err != nil {
+			return "", s.wrap("read state", err)
+		}
+		if busy {
+			return Creating, nil
+		}
+	}
 	return Status(st.String()), nil
 }
 
 // InitPID is the host pid of the container's pid 1, or 0 once it has died.
 func (s *Sandbox) InitPID() (int, error) {
 	st, err := s.Status()
-	if err != nil || st == Stopped {
+	if err != nil || st == Stopped || st == Creating {
 		return 0, err
 	}
 	state, err := s.container.State()
@@ -192,8 +238,9 @@ func (s *Sandbox) wrap(what string, err error) error {
 
 // writePIDFile replaces path in one step, so that a reader never sees half a number.
 func writePIDFile(path string, pid int) error {
+	// One that was killed here has left the file: its name is always the same, so that there is never more than one.
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_SYNC, 0o666)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o666)
 	if err != nil {
 		return fmt.Errorf("pid file: %w", err)
 	}

@@ -61,7 +61,7 @@ func (s *Sandbox) ServicePID(ctx context.Context) (int, error) {
 // executedInit is initPID once it has executed the program, else 0. Until then its environment is libcontainer's.
 func executedInit(initPID int) int {
 	env, err := os.ReadFile("/proc/" + strconv.Itoa(initPID) + "/environ")
-	if err != nil || strings.Contains(string(env), "_LIBCONTAINER_INITPIPE=") {
+	if err != nil || strings.Contains(string(env), initVariable+"=") {
 		return 0
 	}
 	return initPID

@@ -34,7 +34,7 @@ func (s *Sandbox) State() (State, error) {
 		return State{}, s.wrap("read state", err)
 	}
 	pid := st.InitProcessPid
-	if status == Stopped {
+	if status == Stopped || status == Creating {
 		pid = 0
 	}
 	return State{
