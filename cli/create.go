@@ -29,11 +29,15 @@ func (f *createFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVarP(&f.bundle, "bundle", "b", ".", "bundle directory")
 	fs.StringVar(&f.consoleSocket, "console-socket", "", "unix socket that receives the master of the process's terminal")
-	fs.StringVar(&f.pidfdSocket, "pidfd-socket", "", "unix socket that receives a pidfd of the container's first process")
 	fs.StringVar(&f.pidFile, "pid-file", "", "file to write the host pid of the container's first process to")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "do not use pivot_root; for a root on a ramdisk")
 	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	fs.IntVar(&f.preserveFDs, "preserve-fds", 0, "pass on N further descriptors, from 3")
+}
+
+// addPidfd is for verbs whose first process is not CRIU's.
+func (f *createFlags) addPidfd(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.pidfdSocket, "pidfd-socket", "", "unix socket that receives a pidfd of the container's first process")
 }
 
 // options reads the bundle. stdio is left to the caller.
@@ -91,6 +95,7 @@ func newCreateCommand(g *globals) *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	f.addPidfd(cmd)
 	return cmd
 }
 

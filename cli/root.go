@@ -171,6 +171,10 @@ func defaultRoot() string {
 // setUp validates the global options and opens the log.
 func (g *globals) setUp() error {
 	g.isSetUp = true
+	// The log first: what is wrong with the others is to be found in it.
+	if err := g.openLog(); err != nil {
+		return err
+	}
 	root, err := filepath.Abs(g.Root)
 	if err != nil {
 		return &setupError{err}
@@ -179,19 +183,23 @@ func (g *globals) setUp() error {
 		return fmt.Errorf("--root %q: must be a directory other than /", g.Root)
 	}
 	g.Root = root
-	switch g.logFormat {
-	case "text":
-	case "json":
-		g.Log.SetFormatter(&logrus.JSONFormatter{})
-	default:
-		return fmt.Errorf("--log-format %q: must be text or json", g.logFormat)
-	}
 	if g.rootless != "" && !strings.EqualFold(g.rootless, "auto") {
 		b, err := strconv.ParseBool(g.rootless)
 		if err != nil {
 			return fmt.Errorf("--rootless %q: must be true, false or auto", g.rootless)
 		}
 		g.Rootless = &b
+	}
+	return nil
+}
+
+func (g *globals) openLog() error {
+	switch g.logFormat {
+	case "text":
+	case "json":
+		g.Log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return fmt.Errorf("--log-format %q: must be text or json", g.logFormat)
 	}
 	if g.debug {
 		g.Log.SetLevel(logrus.DebugLevel)

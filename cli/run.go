@@ -33,6 +33,7 @@ func newRunCommand(g *globals) *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	f.addPidfd(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "return once the program has been started")
 	cmd.Flags().Bool("no-subreaper", true, "for callers written for runc: corsa is never a subreaper")
 	cmd.Flags().BoolVar(&keep, "keep", false, "do not delete the container at the end")

@@ -3,6 +3,7 @@ package integration
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -205,7 +206,7 @@ func (k *killing) remove() {
 	if _, stderr, code := k.run("", "delete", "--force", k.id); code != 0 {
 		t.Errorf("delete --force: exit code %d: %s", code, stderr)
 	}
-	if left, err := os.ReadDir(k.root); err != nil && !os.IsNotExist(err) || len(left) > 0 {
+	if left, err := os.ReadDir(k.root); err != nil && !errors.Is(err, fs.ErrNotExist) || len(left) > 0 {
 		t.Errorf("left in the state root: %v, %v", left, err)
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/*/" + k.id, "/sys/fs/cgroup/" + k.id} {
