@@ -330,3 +330,20 @@ func TestConnectionsDuringCheckpoints(t *testing.T) {
 		}
 	}
 }
+
+// An app whose only connection was open at a checkpoint and has been closed since can be captured again.
+func TestCheckpointAfterDisconnect(t *testing.T) {
+	s := serveRedis(t, "--spares", "0")
+	for _, n := range []string{"1", "2", "3"} {
+		c := s.app(2001)
+		c.expect(":"+n, "incr", "n")
+		s.checkpoint(2001)
+		if err := c.conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the end of the connection", func() bool { return s.apps()["uid:2001"].Connections == 0 })
+		s.checkpoint(2001)
+	}
+	s.ok("restore", "--app", "2001", s.id)
+	s.app(2001).expect("3", "get", "n")
+}

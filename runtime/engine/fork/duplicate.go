@@ -372,7 +372,9 @@ func placeholders(fds []int) forkBatch {
 		root := b.putString("/")
 		r := b.call(unix.SYS_OPEN, root, unix.O_PATH|unix.O_CLOEXEC, 0)
 		for _, fd := range fds {
-			b.call(unix.SYS_DUP3, r, fd, unix.O_CLOEXEC)
+			// Not dup3, which refuses to replace a descriptor by itself: one that the service has closed since fds was
+			// drawn up may be the number that open has just given.
+			b.call(unix.SYS_DUP2, r, fd)
 		}
 		b.call(unix.SYS_CLOSE, r)
 	}
@@ -383,7 +385,7 @@ func (a *anchor) hide(ctx context.Context, fds, closed []int) error {
 	b := a.batch()
 	placeholders(fds)(b)
 	for _, fd := range closed {
-		b.call(unix.SYS_CLOSE, fd)
+		b.try(unix.SYS_CLOSE, fd) // it may have been the one through which the others were replaced
 	}
 	if _, err := a.exec(ctx, b); err != nil {
 		return fmt.Errorf("hide descriptors: %w", err)
