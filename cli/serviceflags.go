@@ -48,6 +48,8 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	value(spec.KeyHistoryBytes, "memory to keep for each app's checkpoints: "+spec.LegalHistoryBytes)
 	value(spec.KeyHugePages, "whether to make huge pages of the service's memory: "+spec.LegalHugePages+" (default auto: where they cost hardly any memory)")
 	value(spec.KeySpares, "instances to keep ready for new apps, and one for each checkpoint that an app is at: "+spec.LegalSpares+" (default 1; 0: none)")
+	value(spec.KeyMemory, "memory that the service may hold with all instances and checkpoints; beyond it the app that was idle longest is reduced to a checkpoint: "+spec.LegalHistoryBytes)
+	value(spec.KeyInstances, "how many apps may have an instance; beyond that the one that was idle longest is reduced to a checkpoint: "+spec.LegalInstances)
 	value(spec.KeyOnCrash, "what to do when an instance dies: "+spec.LegalCrash+" (default restore)")
 	value(spec.KeyCrashReply, "what to answer to a request that died with its instance: "+spec.LegalCrashReply+" (default: reset the connection)")
 	value(spec.KeyConcurrency, spec.LegalConcurrency+" (default strict: one instance runs at a time)")

@@ -29,6 +29,8 @@ const (
 	KeyHistoryBytes = Prefix + "history-bytes"  // LegalHistoryBytes; default 0
 	KeyHugePages    = Prefix + "huge-pages"     // LegalHugePages; default auto
 	KeySpares       = Prefix + "spares"         // LegalSpares; default 1
+	KeyMemory       = Prefix + "memory-budget"  // LegalHistoryBytes; default 0
+	KeyInstances    = Prefix + "instances"      // LegalInstances; default 0
 	KeyOnCrash      = Prefix + "on-crash"       // LegalCrash; default restore
 	KeyCrashReply   = Prefix + "crash-reply"    // LegalCrashReply; default empty: reset the connection
 	KeyConcurrency  = Prefix + "concurrency"    // LegalConcurrency; default strict
@@ -56,6 +58,8 @@ var setters = map[string]func(*Service, string) error{
 	KeyHistoryBytes: func(s *Service, v string) (err error) { s.HistoryBytes, err = ParseBytes(v); return },
 	KeyHugePages:    func(s *Service, v string) (err error) { s.HugePages, err = ParseHugePages(v); return },
 	KeySpares:       func(s *Service, v string) (err error) { s.Spares, err = ParseSpares(v); return },
+	KeyMemory:       func(s *Service, v string) (err error) { s.MemoryBudget, err = ParseBytes(v); return },
+	KeyInstances:    func(s *Service, v string) (err error) { s.Instances, err = ParseInstances(v); return },
 	KeyOnCrash:      func(s *Service, v string) (err error) { s.OnCrash, err = ParseCrashPolicy(v); return },
 	KeyCrashReply:   func(s *Service, v string) (err error) { s.CrashReply, err = ParseCrashReply(v); return },
 	KeyConcurrency:  func(s *Service, v string) (err error) { s.Concurrency, err = ParseConcurrency(v); return },
@@ -200,6 +204,12 @@ func (s *Service) Annotations() map[string]string {
 	}
 	if s.HistoryBytes != 0 {
 		a[KeyHistoryBytes] = strconv.FormatInt(s.HistoryBytes, 10)
+	}
+	if s.MemoryBudget != 0 {
+		a[KeyMemory] = strconv.FormatInt(s.MemoryBudget, 10)
+	}
+	if s.Instances != 0 {
+		a[KeyInstances] = strconv.Itoa(s.Instances)
 	}
 	if s.Binder.Publish != "" {
 		a[KeyBinderPublish] = s.Binder.Publish

@@ -189,7 +189,7 @@ func random(r *rand.Rand) *spec.Service {
 		return s
 	}
 	s.Gate, s.Endpoints, s.CrashReply, s.Concurrency, s.Path = spec.GateBinder, nil, "", spec.Strict, spec.PathAuto
-	s.Timers = spec.TimerPolicy{}
+	s.Timers, s.MemoryBudget, s.Instances = spec.TimerPolicy{}, 0, 0
 	if s.AppKey == spec.AppKeyConnection {
 		s.AppKey = spec.AppKeyUID
 	}
@@ -244,6 +244,7 @@ func randomSocket(r *rand.Rand) *spec.Service {
 	s.CrashReply = string(reply)
 	if s.Engine != "kmod" && s.Gate == spec.GateSocket {
 		s.Timers = []spec.TimerPolicy{{}, {On: true}, {On: true, AtMost: spec.MinInterval + time.Duration(r.Int64N(int64(time.Hour)))}}[r.IntN(3)]
+		s.MemoryBudget, s.Instances = r.Int64N(2)*r.Int64N(1<<40), r.IntN(2)*r.IntN(1000)
 	}
 	if s.Engine != "kmod" {
 		s.Concurrency = spec.Concurrency(pick("strict", "parallel"))

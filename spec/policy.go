@@ -21,6 +21,7 @@ const (
 	LegalHistory      = "a number, at least 1"
 	LegalHugePages    = "auto, on, off"
 	LegalSpares       = "a number, 0 to 64"
+	LegalInstances    = "a number; 0 means no limit"
 	LegalHistoryBytes = "a number of bytes, optionally with K, M, G or T (powers of 1024); 0 means no limit"
 	LegalCrashReply   = `text with the escapes \r \n \t \0 \xHH \\`
 )
@@ -137,6 +138,18 @@ func ParseHistory(s string) (int, error) {
 	n, err := parseCount(s)
 	if err != nil {
 		return 0, bad(LegalHistory, "%q is not a number of checkpoints: %v", s, err)
+	}
+	return n, nil
+}
+
+// ParseInstances reads how many apps may have an instance at a time; 0: all.
+func ParseInstances(s string) (int, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	n, err := parseCount(s)
+	if err != nil {
+		return 0, bad(LegalInstances, "%q is not a number of instances: %v", s, err)
 	}
 	return n, nil
 }

@@ -85,6 +85,9 @@ type Service struct {
 	HistoryBytes int64     // unique bytes kept by one app's checkpoints; 0 means no limit
 	HugePages    HugePages // "", in records of earlier versions, is HugePagesOff
 	Spares       int       // instances kept ready for new apps; 0: none, nor for checkpoints
+	// MemoryBudget is what the service may hold, in bytes, with all its instances and checkpoints, before apps are evicted; 0: no limit.
+	MemoryBudget int64
+	Instances    int // apps that may have an instance before others are evicted; 0: no limit
 	OnCrash      CrashPolicy
 	CrashReply   string // bytes sent to a connection whose request died with the instance; "" resets the connection
 	Concurrency  Concurrency

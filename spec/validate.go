@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -64,6 +65,7 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 	if s.Timers.On && s.Gate == GateBinder {
 		report(KeyTimers, s.Timers.String(), "contradicts "+KeyGate+"="+GateBinder+": only the socket gate gives turns for timers", "off")
 	}
+	s.budgetContradictions(report)
 	if s.Engine == "kmod" && s.Concurrency == Parallel {
 		report(KeyConcurrency, string(s.Concurrency),
 			"contradicts "+KeyEngine+"=kmod: all instances are the same process, and one runs at a time", "strict; or another engine")
@@ -80,6 +82,25 @@ func (s *Service) contradictions(noEndpoint, noDevices bool) error {
 		report(KeyWarm, s.Warm, "contains a NUL byte", "a shell command")
 	}
 	return errors.Join(problems...)
+}
+
+// budgetContradictions checks the budgets that are kept by evicting apps.
+func (s *Service) budgetContradictions(report func(key, value, problem, legal string)) {
+	for _, b := range []struct {
+		key   string
+		value int64
+	}{{KeyMemory, s.MemoryBudget}, {KeyInstances, int64(s.Instances)}} {
+		if b.value == 0 {
+			continue
+		}
+		value := strconv.FormatInt(b.value, 10)
+		if s.Engine == "kmod" {
+			report(b.key, value, "contradicts "+KeyEngine+"=kmod: all instances are the same process, and none can be ended to make room", "0; or another engine")
+		}
+		if s.Gate == GateBinder {
+			report(b.key, value, "contradicts "+KeyGate+"="+GateBinder+": other processes hold references to an instance's objects", "0")
+		}
+	}
 }
 
 // privateContradictions checks the private directories.

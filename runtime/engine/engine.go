@@ -165,6 +165,12 @@ type Instance interface {
 	Handle() json.RawMessage
 }
 
+// Metered is implemented by an Instance that tells whether it has run.
+type Metered interface {
+	// CPUTime is what its threads have used until now. It does not grow while the instance is dormant. 0: it is not known.
+	CPUTime() time.Duration
+}
+
 // Reachable is implemented by an Instance to whose listeners apps can connect.
 type Reachable interface {
 	Instance

@@ -66,6 +66,12 @@ type SparingMonitor interface {
 	ReturnSpare(in engine.Instance) error
 }
 
+// RecallMonitor is implemented by a Monitor that evicts apps.
+type RecallMonitor interface {
+	// Recall is Monitor.Instance for an app that has been evicted. open are the connections that it had and has.
+	Recall(ctx context.Context, app instance.App, open []engine.ConnID) (Replacement, error)
+}
+
 // Replacement is an instance that takes the place of an app's former one. Connections of the app that are not in
 // Plumbed did not exist in the state it was branched from; the gate dials them anew.
 type Replacement struct {
@@ -100,6 +106,15 @@ type Gate interface {
 type TransactionCounter interface {
 	// Transactions is AppStats.Transactions of app; 0 if the gate has not seen it.
 	Transactions(app instance.App) uint64
+}
+
+// Evictor is implemented by a Gate whose apps can do without an instance until their next request.
+type Evictor interface {
+	// Evict is Hold for an app with which nothing is under way, to end its instance; else, and if it has none, the error is
+	// engine.ErrBusy, and fn is not called. If fn returns nil it has ended the instance, in a state of which there is a
+	// checkpoint that knows all of Held.Conns. The app's connections stay open. With the next request, connection or Hold the gate asks for an
+	// instance: by RecallMonitor.Recall.
+	Evict(ctx context.Context, app instance.App, fn func(context.Context, Held) error) error
 }
 
 // AppStats are counters since the gate began to serve.

@@ -54,7 +54,7 @@ func (m *Model) applyBranch(r *Record) error {
 		e = newEntry()
 	}
 	switch {
-	case e.state != Empty && e.state != Gone:
+	case e.state != Empty && e.state != Gone && e.state != Evicted:
 		return &TransitionError{App: r.App, From: e.state, To: Dormant}
 	case !e.has(r.ID):
 		return e.missing(r.App, r.ID)
@@ -100,6 +100,11 @@ func (m *Model) applyInstance(e *entry, r *Record) error {
 			return &TransitionError{App: r.App, From: e.state, To: Gone}
 		}
 		e.end(Gone, r.Reason)
+	case KindEvict:
+		if !e.state.Live() {
+			return &TransitionError{App: r.App, From: e.state, To: Evicted}
+		}
+		e.end(Evicted, r.Reason)
 	case KindQuarantine:
 		if !e.state.Can(Quarantined) {
 			return &TransitionError{App: r.App, From: e.state, To: Quarantined}

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,6 +98,20 @@ func (m *Model) Trim(now time.Time, app App) ([]Checkpoint, []Record, error) {
 		discarded, records = append(discarded, c), append(records, r)
 	}
 	return discarded, records, nil
+}
+
+// Surplus lists, oldest first, the untagged checkpoints of all apps that Trim might discard.
+func (m *Model) Surplus() []Checkpoint {
+	var list []Checkpoint
+	for _, e := range m.apps {
+		for _, id := range e.candidates() {
+			if c := e.checkpoints[id]; len(c.Tags) == 0 {
+				list = append(list, c.clone())
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Checkpoint) int { return cmp.Compare(a.Seq, b.Seq) })
+	return list
 }
 
 // candidates lists what may be discarded in the order in which it would be.

@@ -184,6 +184,12 @@ func (m *Model) Lost(now time.Time, app App, reason string) (Record, error) {
 	return m.do(Record{Kind: KindLost, App: app, Reason: reason}, now)
 }
 
+// Evict records that the app's live instance was ended to make room. Its state is that of the checkpoint that it descends from, the
+// head, from which the app's next request gets a new one: the caller has seen to that.
+func (m *Model) Evict(now time.Time, app App, reason string) (Record, error) {
+	return m.do(Record{Kind: KindEvict, App: app, Reason: reason}, now)
+}
+
 // Forget records that an app is gone for good and returns its checkpoints, which the caller frees.
 func (m *Model) Forget(now time.Time, app App) ([]Checkpoint, Record, error) {
 	e, err := m.entry(app)
@@ -227,6 +233,17 @@ func (m *Model) Apps() []Instance {
 		apps = append(apps, m.apps[app].view(app))
 	}
 	return apps
+}
+
+// Live is how many apps have an instance.
+func (m *Model) Live() int {
+	n := 0
+	for _, e := range m.apps {
+		if e.state.Live() {
+			n++
+		}
+	}
+	return n
 }
 
 // Base returns the base, and false if the service has not been adopted.

@@ -89,7 +89,8 @@ func TestTransitions(t *testing.T) {
 	}
 	legal := strings.Fields("empty>dormant dormant>active dormant>speculative dormant>quarantined dormant>gone " +
 		"active>dormant active>speculative active>quarantined active>gone speculative>dormant speculative>active " +
-		"speculative>quarantined speculative>gone quarantined>dormant quarantined>gone gone>dormant gone>quarantined")
+		"speculative>quarantined speculative>gone quarantined>dormant quarantined>gone gone>dormant gone>quarantined " +
+		"dormant>evicted active>evicted speculative>evicted evicted>dormant evicted>gone")
 	for _, from := range all {
 		for _, to := range all {
 			found := slices.Contains(legal, string(from)+">"+string(to))

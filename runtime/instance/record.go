@@ -24,6 +24,7 @@ const (
 	KindCount      Kind = "count"      // App, Transactions
 	KindCrash      Kind = "crash"      // App, Transactions, Code, Signal: the instance died by itself
 	KindLost       Kind = "lost"       // App, Reason: the instance is gone for another reason
+	KindEvict      Kind = "evict"      // App, Reason: the instance was ended to make room, with nothing newer than the head
 	KindQuarantine Kind = "quarantine" // App, Reason
 	KindForget     Kind = "forget"     // App: with its whole history
 )

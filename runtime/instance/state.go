@@ -18,16 +18,18 @@ const (
 	Speculative State = "speculative" // it runs, and what it does may be taken back
 	Quarantined State = "quarantined" // it crashed again and again; nothing runs until it is restored by hand
 	Gone        State = "gone"        // its process has ended
+	Evicted     State = "evicted"     // it was ended to make room, in the state of the checkpoint that is the head
 )
 
-// moves are the legal transitions. From gone and quarantined, dormant is reached by a new generation only.
+// moves are the legal transitions. From gone, evicted and quarantined, dormant is reached by a new generation only.
 var moves = map[State][]State{
 	Empty:       {Dormant},
-	Dormant:     {Active, Speculative, Quarantined, Gone},
-	Active:      {Dormant, Speculative, Quarantined, Gone},
-	Speculative: {Dormant, Active, Quarantined, Gone},
+	Dormant:     {Active, Speculative, Quarantined, Gone, Evicted},
+	Active:      {Dormant, Speculative, Quarantined, Gone, Evicted},
+	Speculative: {Dormant, Active, Quarantined, Gone, Evicted},
 	Quarantined: {Dormant, Gone},
 	Gone:        {Dormant, Quarantined},
+	Evicted:     {Dormant, Gone},
 }
 
 // ErrTransition is what every TransitionError is.

@@ -59,6 +59,11 @@ func (m *Monitor) adopt(ctx context.Context, output *os.File) error {
 	if err != nil {
 		return m.explain(err)
 	}
+	if svc.MemoryBudget > 0 {
+		if _, err := usageOf(pid, os.Getpid()); err != nil {
+			return fmt.Errorf("memory-budget: %w", err)
+		}
+	}
 	list, err := m.candidates(svc)
 	if err != nil {
 		return err

@@ -58,7 +58,8 @@ func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instan
 		}
 	}
 	m.spares.await(h)
-	return m.firstInstance(ctx, h)
+	rep, err := m.firstInstance(ctx, h, nil)
+	return rep.Instance, err
 }
 
 // dropInstance ends h's instance and strikes it off the ledger.
@@ -200,8 +201,11 @@ func (m *Monitor) snapshot(ctx context.Context, in engine.Instance, conns engine
 func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, conns engine.Conns, resume func()) (CheckpointView, error) {
 	transactions := m.transactions(h) // while none is under way
 	resumed := false
+	in := h.inst
+	h.still = still{}
 	goOn := func() {
 		resumed = true
+		h.still = still{in, cpuTime(in)}
 		if resume != nil {
 			resume()
 		}
@@ -212,6 +216,9 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	}
 	if err != nil {
 		return CheckpointView{}, fmt.Errorf("app %s: %w", h.app, err)
+	}
+	if !resumed {
+		h.still = still{in, cpuTime(in)}
 	}
 	img, timing := taken.Image, taken.Timing
 	id, surplus, err := m.ledger.checkpointed(h.app, instance.Captured{

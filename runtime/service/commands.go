@@ -183,6 +183,9 @@ func (m *Monitor) view() ServiceView {
 		Supervisor: os.Getppid(), Created: m.rec.Created, Since: m.since, Recovered: m.recovered, Apps: len(m.ledger.apps()),
 		Spares: m.spares.count(),
 	}
+	if b := m.budget; b != nil {
+		v.Budget = &BudgetView{Memory: b.memory, Used: b.used.Load(), Instances: b.count, Exceeded: b.since.Load() != 0}
+	}
 	if mem, err := m.eng.Base().Memory(); err == nil {
 		v.Base = viewMemory(mem)
 	}
@@ -221,6 +224,8 @@ func (m *Monitor) viewApps() []AppView {
 			v.State = "stopped"
 		case h.left:
 			v.State = "left"
+		case h.inst == nil && a.State == instance.Evicted:
+			v.State = "evicted"
 		case h.inst == nil:
 		default:
 			v.State, v.PID = instanceState(h.inst), h.inst.PID()

@@ -18,6 +18,7 @@ const (
 	EventReplaced    = "replaced"    // an app goes on with a new instance after a crash
 	EventQuarantined = "quarantined" // a crash loop: the app is not served any more
 	EventStopped     = "stopped"     // the same by policy on-crash=stop
+	EventEvicted     = "evicted"     // an idle app's instance was ended to make room; Checkpoint has its state
 	EventLeft        = "left"        // an app that was a connection or a process has ended, and its instance with it
 	EventLost        = "lost"        // an instance or checkpoint was found dead by a new monitor
 	EventStop        = "stop"        // the service is being ended

@@ -230,6 +230,23 @@ func (g *fakeGate) Hold(ctx context.Context, app instance.App, fn func(context.C
 	return err
 }
 
+func (g *fakeGate) Evict(ctx context.Context, app instance.App, fn func(context.Context, gate.Held) error) error {
+	s := g.seat(app)
+	if s == nil {
+		return gate.ErrUnknownApp
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inst == nil {
+		return engine.ErrBusy
+	}
+	err := fn(ctx, gate.Held{Instance: s.inst})
+	if err == nil {
+		s.inst = nil
+	}
+	return err
+}
+
 func (g *fakeGate) Stats() []gate.AppStats { return nil }
 
 // newTestMonitor is a monitor of a fake engine and gate, with its journal in a directory of the test.

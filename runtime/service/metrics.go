@@ -16,6 +16,7 @@ type metrics struct {
 	restores    *prometheus.CounterVec
 	crashes     *prometheus.CounterVec
 	discards    prometheus.Counter
+	evictions   *prometheus.CounterVec
 	capture     *prometheus.HistogramVec
 	restore     prometheus.Histogram
 }
@@ -33,6 +34,7 @@ func newMetrics(m *Monitor) *metrics {
 		restores:    counter("restores_total", "Instances branched from a checkpoint or the base, by reason.", "reason"),
 		crashes:     counter("crashes_total", "Instances that died.", "app"),
 		discards:    prometheus.NewCounter(prometheus.CounterOpts{Name: name("checkpoints_discarded_total"), Help: "Checkpoints discarded for lack of budget."}),
+		evictions:   counter("evictions_total", "What was ended to keep to memory-budget and instances: an app's instance, a checkpoint, or all spares.", "of"),
 		capture: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: name("checkpoint_duration_seconds"), Help: "Duration of a checkpoint, by phase.", Buckets: durations,
 		}, []string{"phase"}),
@@ -40,7 +42,7 @@ func newMetrics(m *Monitor) *metrics {
 			Name: name("restore_duration_seconds"), Help: "Duration of branching an instance.", Buckets: durations,
 		}),
 	}
-	x.registry.MustRegister(x.checkpoints, x.restores, x.crashes, x.discards, x.capture, x.restore, &appCollector{m: m})
+	x.registry.MustRegister(x.checkpoints, x.restores, x.crashes, x.discards, x.evictions, x.capture, x.restore, &appCollector{m: m})
 	return x
 }
 
@@ -75,6 +77,8 @@ var (
 	descMemory       = prometheus.NewDesc("corsa_instance_memory_bytes", "Memory of the app's instance: unique or shared; and files: disk space of its private files.", []string{"app", "kind"}, nil)
 	descSpares       = prometheus.NewDesc("corsa_spares", "Instances ready for new apps (base) and for apps' crashes and restores (apps).", []string{"of"}, nil)
 	descSparesTaken  = prometheus.NewDesc("corsa_spares_taken_total", "Instances that were ready when they were needed.", nil, nil)
+	descMemoryUsed   = prometheus.NewDesc("corsa_memory_used_bytes", "What the service holds with all its instances and checkpoints, without cached files; only with a memory-budget.", nil, nil)
+	descMemoryBudget = prometheus.NewDesc("corsa_memory_budget_bytes", "What it may hold before apps are evicted.", nil, nil)
 	descInstances    = prometheus.NewDesc("corsa_instances", "Apps by the state of their instance.", []string{"state"}, nil)
 )
 
@@ -108,7 +112,7 @@ func (c *appCollector) collectBinder(ch chan<- prometheus.Metric) {
 func (c *appCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descTransactions, descSwitches, descBytesIn, descBytesOut, descWaiting, descConnections, descHistory, descMemory, descInstances,
-		descSpares, descSparesTaken,
+		descSpares, descSparesTaken, descMemoryUsed, descMemoryBudget,
 		descBinderTransactions, descBinderSwitches, descBinderFailures, descBinderWaiting, descBinderInProgress,
 	} {
 		ch <- d
@@ -146,6 +150,10 @@ func (c *appCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descSpares, prometheus.GaugeValue, float64(spares.Base), "base")
 	ch <- prometheus.MustNewConstMetric(descSpares, prometheus.GaugeValue, float64(spares.Apps), "apps")
 	ch <- prometheus.MustNewConstMetric(descSparesTaken, prometheus.CounterValue, float64(spares.Taken))
+	if b := c.m.budget; b != nil && b.memory > 0 {
+		ch <- prometheus.MustNewConstMetric(descMemoryUsed, prometheus.GaugeValue, float64(b.used.Load()))
+		ch <- prometheus.MustNewConstMetric(descMemoryBudget, prometheus.GaugeValue, float64(b.memory))
+	}
 	c.collectBinder(ch)
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(descInstances, prometheus.GaugeValue, float64(n), state)

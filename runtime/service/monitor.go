@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -45,6 +46,7 @@ type Monitor struct {
 	metrics      *metrics
 	output       *printed
 	spares       *spares       // nil: none are kept
+	budget       *budget       // nil: there is none
 	compactions  chan *holding // nil: none are made
 	recovered    bool
 	since        time.Time
@@ -70,8 +72,11 @@ type holding struct {
 	// captured is when the last checkpoint was taken, compacting that the time to compact has not come yet.
 	captured   time.Time
 	compacting bool
-	left       bool   // the app has ended; only tagged checkpoints are left
-	prior      uint64 // transactions under earlier monitors
+	still      still         // at the last checkpoint
+	seen       time.Duration // CPU time when the budget last looked
+	ran        atomic.Int64  // when the instance was last seen to have run, in nanoseconds of Unix time
+	left       bool          // the app has ended; only tagged checkpoints are left
+	prior      uint64        // transactions under earlier monitors
 }
 
 // heldImage is a checkpoint.
@@ -190,6 +195,9 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if m.budget, err = m.newBudget(); err != nil {
+		return m.abandon(errors.Join(err, control.Close()))
+	}
 	gateDone, controlDone := make(chan error, 1), make(chan error, 1)
 	bound := make(chan struct{})
 	if m.gate, err = m.newGate(func() { close(bound) }); err != nil {
@@ -203,7 +211,11 @@ func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	case err := <-gateDone:
 		return m.abandon(errors.Join(fmt.Errorf("gate: %w", err), control.Close()))
 	}
-	m.startSpares(lately(roomEvery, func() bool { return hasRoom(m.rec.PID) }))
+	if m.budget != nil {
+		go m.budget.run(gateCtx)
+	}
+	room := lately(roomEvery, func() bool { return hasRoom(m.rec.PID) })
+	m.startSpares(func() bool { return m.budget.roomy() && room() })
 	m.startCompacting(ctx)
 	go func() { controlDone <- m.serveControl(ctx, control) }()
 	m.event(Event{Type: EventReady, Detail: map[bool]string{true: "took over", false: "adopted"}[m.recovered]})

@@ -228,6 +228,10 @@ func step(t *testing.T, m *Monitor, g *fakeGate, app instance.App, op, to int) {
 		var rep gate.Replacement
 		rep, err = m.Crashed(ctx, app, s.inst.Exit(), nil)
 		s.inst = rep.Instance
+	case op == 6 && to == 0:
+		if err = m.evict(ctx, m.holding(app), "test"); errors.Is(err, ErrNoInstance) || errors.Is(err, engine.ErrBusy) {
+			err = nil
+		}
 	case op == 6:
 		_, err = m.checkpointNow(ctx, app, "tag")
 	case op == 7:

@@ -86,7 +86,10 @@ func (m *Monitor) PromptCrashed(app instance.App, exit engine.Exit, open []engin
 }
 
 // Prompted implements gate.PromptMonitor. To wake another thread takes longer than all of the above.
-func (m *Monitor) Prompted() { m.spares.nudge() }
+func (m *Monitor) Prompted() {
+	m.spares.nudge()
+	m.budget.nudge()
+}
 
 // abandonReplacement has an instance ended that nobody has got.
 func (m *Monitor) abandonReplacement(rep gate.Replacement) error {
@@ -96,19 +99,21 @@ func (m *Monitor) abandonReplacement(rep gate.Replacement) error {
 	return m.spares.retire(rep.Instance)
 }
 
-// firstInstance gives h's app, which has none, an instance. h.mu is held.
-func (m *Monitor) firstInstance(ctx context.Context, h *holding) (engine.Instance, error) {
-	rep, from, err := m.branchNewest(ctx, h, nil, nil)
+// firstInstance gives h's app, which has none, an instance with those of the connections open that it knows. h.mu is held.
+func (m *Monitor) firstInstance(ctx context.Context, h *holding, open []engine.ConnID) (gate.Replacement, error) {
+	rep, from, err := m.branchNewest(ctx, h, nil, open)
 	if err != nil {
-		return nil, err
+		return gate.Replacement{}, err
 	}
 	defer m.spares.want(h)
+	defer m.budget.nudge()
 	if err := m.ledger.branched(h.app, from, rep.Instance.Handle()); err != nil {
-		return nil, errors.Join(err, discardReplacement(rep))
+		return gate.Replacement{}, errors.Join(err, discardReplacement(rep))
 	}
 	h.inst = rep.Instance
+	h.ran.Store(time.Now().UnixNano())
 	m.event(Event{Type: EventInstance, App: h.app, Checkpoint: string(from), Detail: fmt.Sprintf("pid %d", h.inst.PID())})
-	return h.inst, nil
+	return rep, nil
 }
 
 // refused tells of a refusal to serve h's app after a crash, and returns it.

@@ -21,6 +21,15 @@ type ServiceView struct {
 	Apps        int               `json:"apps"`
 	Base        *MemoryView       `json:"base"`
 	Spares      SparesView        `json:"spares"`
+	Budget      *BudgetView       `json:"budget,omitempty"` // absent without one
+}
+
+// BudgetView is what is used of the budgets memory-budget and instances.
+type BudgetView struct {
+	Memory    int64 `json:"memory,omitempty"`    // bytes
+	Used      int64 `json:"used,omitempty"`      // of it, when that was last looked at
+	Instances int   `json:"instances,omitempty"` // that are allowed
+	Exceeded  bool  `json:"exceeded"`            // and there was nothing idle left to evict
 }
 
 // SparesView counts the instances that are ready for what may come: an app's crash or restore, and a new app.
@@ -46,7 +55,7 @@ func viewMemory(m engine.Memory) *MemoryView {
 // AppView describes an app. Switches, bytes and waiting time are counted since the monitor that answers began.
 type AppView struct {
 	App instance.App `json:"app"`
-	// State is active or dormant; gone: the next request gets it a new instance; quarantined or stopped: none does;
+	// State is active or dormant; evicted: it was idle and its instance was ended to make room, which the next request undoes; gone: the next request gets it a new instance; quarantined or stopped: none does;
 	// left: the app has ended, and tagged checkpoints are left of it.
 	State string `json:"state"`
 	PID   int    `json:"pid,omitempty"`

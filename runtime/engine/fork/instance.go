@@ -198,6 +198,15 @@ func (in *instance) Addresses() []engine.Address {
 	return out
 }
 
+// CPUTime implements engine.Metered.
+func (in *instance) CPUTime() time.Duration {
+	ns, ok := in.tracee.cpuTime()
+	if !ok {
+		return 0
+	}
+	return time.Duration(ns)
+}
+
 // Exit implements engine.Instance.
 func (in *instance) Exit() engine.Exit {
 	e, err := exitStatus(in.leader.PID)

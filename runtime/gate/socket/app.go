@@ -67,13 +67,15 @@ type app struct {
 	open     int   // transactions under way, without the long ones
 	long     int   // transactions that outlasted a quantum; nobody waits for them any more
 	turnFrom int64 // when the instance became active
-	lastUse  int64 // only kept if instances run in parallel
+	lastUse  int64 // when bytes were last forwarded to the instance
 	bulkAt   int64 // when the last big piece of a reply came
 
 	timerAt   int64 // when the dormant instance is to be activated for something that it waits for; 0: it has to be asked
 	timerTurn int64 // when it last was
 	timely    bool  // that is what its next turn is for
 	asking    bool  // a worker does so
+
+	evicted bool // it has no instance until it needs one: its connections are open and wait
 
 	unfinished bool // parked where it would have gone on: it needs a turn although nobody asks for one
 

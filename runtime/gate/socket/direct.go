@@ -220,15 +220,23 @@ func (g *Gate) directConns(a *app, m engine.Conns) {
 // it what comes then.
 func (g *Gate) captured(a *app) {
 	for _, d := range a.direct {
-		if d.naming != 0 && d.dup >= 0 && !look(d.dup).unread {
-			if len(d.names) == maxNames {
-				d.names = append(d.names[:0], d.names[1:]...)
-			}
-			d.names = append(d.names, d.naming)
+		if d.dup >= 0 && !look(d.dup).unread {
+			d.named()
 		}
 		d.naming = 0
 	}
 	g.letGo(a)
+}
+
+// named notes that the checkpoint which is being taken knows d.
+func (d *direct) named() {
+	if d.naming == 0 {
+		return
+	}
+	if len(d.names) == maxNames {
+		d.names = append(d.names[:0], d.names[1:]...)
+	}
+	d.names = append(d.names, d.naming)
 }
 
 // directUnread reports whether there is something to read on a direct connection of a, which is dormant.

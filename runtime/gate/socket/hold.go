@@ -16,6 +16,7 @@ type hold struct {
 	granted chan gate.Held
 	failed  chan error
 	given   bool
+	evict   bool      // it is to end the instance, and does not wait
 	calm    time.Time // until when direct connections have to be idle to go on with another instance; zero: there are none
 }
 
@@ -24,7 +25,15 @@ type hold struct {
 // sleeps; one that computes is parked at any instruction after a second. If fn returns a Replacement with an Instance, the app
 // goes on with that one, also when fn returns an error. It returns fn's error, gate.ErrUnknownApp, ErrClosed or ctx's.
 func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Context, gate.Held) (gate.Replacement, error)) error {
-	h := &hold{granted: make(chan gate.Held, 1), failed: make(chan error, 1)}
+	return g.hold(ctx, key, &hold{}, func(ctx context.Context, held gate.Held) (gate.Replacement, func(*app), error) {
+		rep, err := fn(ctx, held)
+		return rep, nil, err
+	})
+}
+
+// hold is Hold. If fn returns a function, the loop calls that instead of going on with the app.
+func (g *Gate) hold(ctx context.Context, key instance.App, h *hold, fn func(context.Context, gate.Held) (gate.Replacement, func(*app), error)) error {
+	h.granted, h.failed = make(chan gate.Held, 1), make(chan error, 1)
 	if !g.post(func() { g.askHold(key, h) }) {
 		return ErrClosed
 	}
@@ -47,15 +56,18 @@ func (g *Gate) Hold(ctx context.Context, key instance.App, fn func(context.Conte
 			g.release(early, gate.Replacement{})
 		})
 	}
-	rep, err := fn(ctx, held)
+	rep, goOn, err := fn(ctx, held)
 	if rep.Instance != nil && !h.calm.IsZero() {
 		time.Sleep(time.Until(h.calm))
 	}
 	done := make(chan struct{})
 	g.post(func() {
-		if resumed {
+		switch {
+		case resumed:
 			early.saving = false
-		} else {
+		case goOn != nil:
+			goOn(g.apps[key])
+		default:
 			g.release(g.apps[key], rep)
 		}
 		close(done)
@@ -73,6 +85,9 @@ func (g *Gate) askHold(key instance.App, h *hold) {
 		return
 	case a == nil:
 		h.failed <- gate.ErrUnknownApp
+		return
+	case h.evict && !g.evictable(a):
+		h.failed <- errNotIdle
 		return
 	}
 	a.holds = append(a.holds, h)
@@ -280,6 +295,14 @@ func (g *Gate) startHold(a *app) {
 	h := a.holds[0]
 	a.holds = a.holds[1:]
 	g.withhold(a)
+	if h.evict && !g.atRest(a) {
+		h.failed <- errNotIdle
+		if a.inst != nil {
+			g.occupy(a)
+		}
+		g.release(a, gate.Replacement{})
+		return
+	}
 	held := gate.Held{Instance: a.inst, Conns: g.conns(a), Open: a.present()}
 	if a.inst == nil {
 		a.phase = phaseBusy

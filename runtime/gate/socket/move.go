@@ -29,6 +29,10 @@ func (g *Gate) pumpUp(c *conn) {
 		g.drain(c)
 		return
 	}
+	if a.evicted && c.a.readable {
+		g.recall(c)
+		return
+	}
 	if c.handing {
 		return
 	}
@@ -74,9 +78,7 @@ func (g *Gate) pumpUp(c *conn) {
 
 // use lets the instance work on what was written to it.
 func (g *Gate) use(a *app) {
-	if !g.strict {
-		a.lastUse = g.now()
-	}
+	a.lastUse = g.now()
 	g.activate(a)
 }
 

@@ -47,6 +47,13 @@ func (g *Gate) promptly(m gate.PromptMonitor, goOn func()) {
 // load asks the monitor for a's instance.
 func (g *Gate) load(a *app) {
 	g.occupy(a)
+	if a.evicted {
+		a.evicted = false
+		if m, ok := g.cfg.Monitor.(gate.RecallMonitor); ok {
+			g.bringBack(a, m)
+			return
+		}
+	}
 	if g.promisedTo(a) {
 		return
 	}
