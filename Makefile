@@ -105,6 +105,7 @@ chaos: deps build
 
 bench: build
 	bin/corsa measure
+	bin/corsa measure startup
 
 lint: $(LINT)
 	$(GO) vet -tags $(TAGS) ./...

@@ -84,5 +84,6 @@ func newMeasureCommand(*globals) *cobra.Command {
 	fl.IntVar(&o.Apps, "apps", 0, "most apps at once (default: 1000, with --gate binder 128, with --quick 16)")
 	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
 	addFormatFlags(cmd, &format)
+	cmd.AddCommand(newMeasureStartupCommand())
 	return cmd
 }

@@ -61,3 +61,45 @@ func TestMeasureUsage(t *testing.T) {
 	c.fails(1, "unexpected argument", "measure", "extra")
 	c.fails(1, "--service has no meaning with --gate binder", "measure", "--gate", "binder", "--service", "redis")
 }
+
+// Each runtime that is installed is in the table, or said to be missing, and nothing is left.
+func TestMeasureStartup(t *testing.T) {
+	c := newCorsa(t)
+	var report struct {
+		Rows []struct {
+			Name     string
+			Value    struct{ N int }
+			Baseline *struct {
+				Name  string
+				Value struct{ P50 float64 }
+			}
+			Result float64
+		}
+		Absent []string
+	}
+	if err := json.Unmarshal([]byte(c.ok("measure", "startup", "--rounds", "3", "--json")), &report); err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Join(report.Absent, "\n")
+	for _, r := range report.Rows {
+		if r.Value.N != 3 {
+			t.Errorf("%s: %d rounds counted", r.Name, r.Value.N)
+		}
+		if r.Baseline != nil && (r.Result <= 0 || r.Baseline.Value.P50 <= 0) {
+			t.Errorf("%s: %+v", r.Name, r)
+		}
+		if r.Baseline != nil {
+			said += "\n" + r.Baseline.Name
+		}
+	}
+	for _, name := range []string{"runc", "crun"} {
+		if !strings.Contains(said, name) {
+			t.Errorf("%s is neither measured nor said to be missing: %+v", name, report)
+		}
+	}
+	left, err := filepath.Glob("/sys/fs/cgroup/*/corsa-measure-*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	c.fails(1, "--rounds 0", "measure", "startup", "--rounds", "0")
+}
