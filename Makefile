@@ -4,6 +4,8 @@
 # make test-vm-debug  the same on a kernel that looks for mistakes; the first time it builds that, for 15 to 60 minutes
 # make demo       a redis whose every client has its own private instance
 # make chaos      100,000 rounds of what make test does for 1,000: hurting a service, its instances and its monitor at random
+# make install    to PREFIX, /usr/local if it is not given, below DESTDIR; make install-criu, make install-hooks
+# make deb        Debian packages, in build/
 # make bench      the costs of it, measured on this machine
 # make demo-vm    the same demo in a VM, with the kernel engine, and Waydroid's clipboard behind Binder
 # make vm-deps    kernels, modules and QEMU for the tests that need a kernel of their own
@@ -11,6 +13,8 @@
 
 GO     ?= go
 PREFIX ?= /usr/local
+MANDIR ?= $(PREFIX)/share/man
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 
 # seccomp: containers' seccomp profiles, through libseccomp.
 TAGS    = seccomp
@@ -25,7 +29,7 @@ LDFLAGS = -s -w -X corsa.dev/corsa/cli.version=$(VERSION) -X corsa.dev/corsa/cli
 LINT_VERSION = v2.15.0
 LINT         = bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all deps build install install-criu install-hooks demo test chaos bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
+.PHONY: all deps build man completions deb install install-criu install-hooks demo test chaos bench lint clean vm-deps vm test-vm test-vm-debug demo-vm
 
 # VM_KERNELS is where make test tests the module, VM_KERNEL what make vm and make demo-vm boot.
 VM_KERNELS  ?= 6.1
@@ -40,8 +44,26 @@ deps:
 build:
 	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/corsa .
 
-install: build
+# The program, its manual pages, and the completions of bash, zsh and fish.
+install: build man completions
 	install -D -m 755 bin/corsa $(DESTDIR)$(PREFIX)/sbin/corsa
+	install -d $(DESTDIR)$(MANDIR)/man8
+	for page in build/man/*.8; do gzip -9nc $$page >$(DESTDIR)$(MANDIR)/man8/$${page##*/}.gz || exit 1; done
+	install -D -m 644 build/completions/corsa.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/corsa
+	install -D -m 644 build/completions/corsa.zsh $(DESTDIR)$(ZSHDIR)/_corsa
+	install -D -m 644 build/completions/corsa.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corsa.fish
+
+man:
+	rm -rf build/man
+	$(GO) run -tags $(TAGS) ./docs/man $(VERSION) build/man
+
+completions: build
+	mkdir -p build/completions
+	for shell in bash zsh fish; do bin/corsa completion $$shell >build/completions/corsa.$$shell || exit 1; done
+
+# Debian packages, in build: corsa, and corsa-criu with the CRIU that it uses.
+deb: deps
+	packaging/deb $(VERSION) build
 
 # The CRIU that corsa uses, beside it: docs/criu.md.
 install-criu:
