@@ -33,18 +33,24 @@ type corsaFeatures struct {
 }
 
 func newFeaturesCommand(g *globals) *cobra.Command {
+	var oci bool
 	cmd := &cobra.Command{
-		Use:   "features",
+		Use:   "features [flags]",
 		Short: "Print what this program and this host can do, as JSON",
 		Long: "The document is the one that the OCI runtime specification defines, with a member \"corsa\" added: the engines\n" +
-			"and what they lack, the gates, the annotations of a bundle and the probes of the host.",
+			"and what they lack, the gates, the annotations of a bundle and the probes of the host. --oci leaves it out, for readers that\n" +
+			"refuse members that they do not know; the host is not looked at then.",
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			enc.SetIndent("", "    ")
+			if oci {
+				return enc.Encode(ociFeatures())
+			}
 			return enc.Encode(describeFeatures(g.CRIU))
 		},
 	}
+	cmd.Flags().BoolVar(&oci, "oci", false, "print nothing but what the specification defines")
 	// It prints nothing but JSON; the flag is there because every listing has it.
 	cmd.Flags().Bool("json", true, "print JSON, which is the only form")
 	return cmd
@@ -64,15 +70,23 @@ func describeFeatures(criuPath string) featureDocument {
 	}
 }
 
-// ociFeatures says what libcontainer does for us; it does not look at the host.
+// Annotations of the document that are corsa's own.
+const (
+	annotationVersion = "dev.corsa.version"
+	annotationCommit  = "dev.corsa.commit"
+)
+
+// ociFeatures says what libcontainer does for us; it does not look at the host. Of runc's annotations it has those that say what
+// corsa can do, but not runc's version.
 func ociFeatures() features.Features {
 	yes := true
+	version, commit := buildVersion()
 	f := features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
 		Hooks:         configs.KnownHookNames(),
 		MountOptions:  specconv.KnownMountOptions(),
-		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "true"},
+		Annotations:   map[string]string{runcfeatures.AnnotationRuncCheckpointEnabled: "true", annotationVersion: version},
 		Linux: &features.Linux{
 			Namespaces:      specconv.KnownNamespaces(),
 			Capabilities:    capabilities.KnownCapabilities(),
@@ -85,7 +99,10 @@ func ociFeatures() features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
-		PotentiallyUnsafeConfigAnnotations: []string{"bundle", spec.Prefix, "org.systemd.property."},
+		PotentiallyUnsafeConfigAnnotations: []string{"bundle", spec.Prefix, "org.criu.config", "org.systemd.property."},
+	}
+	if commit != "" {
+		f.Annotations[annotationCommit] = commit
 	}
 	if seccomp.Enabled {
 		f.Annotations[runcfeatures.AnnotationLibseccompVersion] = libseccompVersion()

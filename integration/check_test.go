@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -210,6 +211,23 @@ func TestFeatures(t *testing.T) {
 	if len(own.Engines) == 0 || len(own.Probes) == 0 || own.Version == "" ||
 		!slices.Contains(own.Annotations, "dev.corsa.socket") || !slices.Contains(own.Gates, "socket") {
 		t.Errorf("%+v", own)
+	}
+	strict := json.NewDecoder(strings.NewReader(c.ok("features", "--oci")))
+	strict.DisallowUnknownFields()
+	var plain features.Features
+	if err := strict.Decode(&plain); err != nil {
+		t.Errorf("a strict reader: %v", err)
+	}
+	if !reflect.DeepEqual(plain, document.Features) || plain.Annotations["dev.corsa.version"] != own.Version {
+		t.Errorf("with --oci %+v, without %+v", plain, document.Features)
+	}
+	for _, a := range []string{"bundle", "dev.corsa.", "org.criu.config", "org.systemd.property."} {
+		if !slices.Contains(plain.PotentiallyUnsafeConfigAnnotations, a) {
+			t.Errorf("%s is not said to be unsafe", a)
+		}
+	}
+	if plain.Annotations["org.opencontainers.runc.checkpoint.enabled"] != "true" {
+		t.Errorf("annotations %v", plain.Annotations)
 	}
 	c.fails(1, "unexpected argument", "features", "x")
 }
