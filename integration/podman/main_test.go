@@ -38,6 +38,7 @@ var world struct {
 	bin    string // corsa
 	state  string // corsa's root
 	cgroup string // of all containers, no slash
+	criu   containertest.CRIU
 	skip   string // why nothing can be tested here
 }
 
@@ -77,6 +78,7 @@ func prepare() error {
 	if world.bin, err = containertest.Binary(world.dir); err != nil {
 		return err
 	}
+	world.criu = containertest.FindCRIU(world.bin)
 	dir := filepath.Join(world.dir, "bin")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -168,6 +170,9 @@ func podman(args ...string) *exec.Cmd {
 	}, args...)...)
 	cmd.Cancel = func() error { defer cancel(); return cmd.Process.Kill() }
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+in("containers.conf"), "TMPDIR="+world.dir)
+	if world.criu.Dir != "" { // podman asks the first one in PATH for its version
+		cmd.Env = append(cmd.Env, "PATH="+world.criu.Dir+":"+os.Getenv("PATH"))
+	}
 	cmd.Dir = world.dir
 	// What runs on holds our ends of pipes.
 	cmd.WaitDelay = 10 * time.Second
