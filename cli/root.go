@@ -57,7 +57,7 @@ func Main(args []string) int {
 		return exitFailure
 	}
 	root, running := newRootCommand(g)
-	root.SetArgs(args)
+	root.SetArgs(doubleDashes(root, args))
 	cmd, err := root.ExecuteC()
 	var code exitCode
 	if errors.As(err, &code) {

@@ -37,6 +37,7 @@ var world struct {
 	state     string // corsa's root of the containers; containerd adds the namespace to what it is told
 	namespace string // containerd's, which is in the name of every cgroup
 	daemon    *daemon
+	criu      containertest.CRIU
 	skip      string // why nothing can be tested here
 }
 
@@ -81,6 +82,7 @@ func prepare() error {
 	if world.bin, err = containertest.Binary(world.dir); err != nil {
 		return err
 	}
+	world.criu = containertest.FindCRIU(world.bin)
 	if world.daemon, err = startDaemon(world.dir); err != nil {
 		return err
 	}
