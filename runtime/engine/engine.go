@@ -171,6 +171,18 @@ type Metered interface {
 	CPUTime() time.Duration
 }
 
+// Halter is implemented by an Instance whose parking has two parts, so that another one need not wait for the second, and which
+// runs on the sooner if it is activated before that. Between the two nothing else may be asked of it but what the transaction path
+// asks of a dormant one. All is called on the same OS thread, which the caller is locked to, and is on the transaction path.
+type Halter interface {
+	Instance
+	// Halt is the first part of Park, after which no thread runs; it gives Park's errors.
+	Halt(limit time.Duration) error
+	// Settle is the rest: only then does the instance stay dormant if the caller dies, which before would let it run on, and
+	// only then do others learn that it has died. After an error the instance runs. It is a no-op without Halt.
+	Settle() error
+}
+
 // Reachable is implemented by an Instance to whose listeners apps can connect.
 type Reachable interface {
 	Instance

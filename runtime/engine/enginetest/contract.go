@@ -20,6 +20,7 @@ func (s *suite) scenarios() map[string]func(t *testing.T) {
 		"dormant/cycles-spin":       s.manyCycles("fpu-spin"),
 		"dormant/early-park":        s.earlyPark,
 		"dormant/jobs-under-way":    s.jobsUnderWay,
+		"dormant/halted":            s.halted,
 		"dormant/busy":              s.busy,
 		"dormant/allocations":       s.allocations,
 		"connections/epoll":         s.connections("loop-epoll-lt", 1),

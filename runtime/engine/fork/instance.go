@@ -41,6 +41,7 @@ type instance struct {
 	tracee *tracee
 	parker parker
 	active atomic.Bool
+	halted bool         // dormant, but only stopped: Settle has yet to be called
 	due    atomic.Int64 // when the first wait of a dormant instance has to time out, of monotonic; 0: none has to
 	timers timerfds
 }
@@ -112,6 +113,17 @@ func (in *instance) Activate() error {
 	if in.active.Load() {
 		return nil
 	}
+	if in.halted {
+		if due := in.tracee.due(); due == 0 || monotonic() < due {
+			in.halted = false
+			in.tracee.resume()
+			in.active.Store(true)
+			return nil
+		}
+		if err := in.Settle(); err != nil { // it is in the frame that a wait times out
+			return err
+		}
+	}
 	if due := in.due.Load(); due != 0 {
 		if now := monotonic(); now >= due {
 			in.tracee.expire(in.a.arena, now)
@@ -125,6 +137,51 @@ func (in *instance) Activate() error {
 // Park implements engine.Instance.
 func (in *instance) Park(limit time.Duration) error { return in.park(limit, (*tracee).stopRunnable) }
 
+// Halt implements engine.Halter. If the caller dies now the threads run on, as after a death in the middle of Park.
+func (in *instance) Halt(limit time.Duration) error {
+	if !in.active.Load() {
+		return nil
+	}
+	in.tracee.brief = true
+	err := in.tracee.stopRunnable(limit)
+	in.tracee.brief = false
+	if err != nil {
+		return err
+	}
+	in.halted = true
+	in.active.Store(false)
+	return nil
+}
+
+// Settle implements engine.Halter.
+func (in *instance) Settle() error {
+	if !in.halted {
+		return nil
+	}
+	in.halted = false
+	err := in.tracee.stopOthers(0) // those of which it was enough to know that they have not run
+	if err == nil {
+		err = in.intoStub()
+	}
+	if err != nil {
+		in.active.Store(true)
+	}
+	return err
+}
+
+// intoStub sends the stopped threads into the stub.
+func (in *instance) intoStub() error {
+	in.a.own.setRun(runParked)
+	if err := in.parker.park(); err != nil {
+		// Whatever was sent into the stub already comes back out of it: all or none is dormant.
+		in.tracee.release()
+		in.a.own.setRun(runGo)
+		return err
+	}
+	in.due.Store(in.tracee.due())
+	return nil
+}
+
 // park makes an active instance dormant; stop says which threads are sent into the stub.
 func (in *instance) park(limit time.Duration, stop func(*tracee, time.Duration) error) error {
 	if !in.active.Load() {
@@ -135,14 +192,9 @@ func (in *instance) park(limit time.Duration, stop func(*tracee, time.Duration) 
 	if err := stop(in.tracee, limit); err != nil {
 		return err
 	}
-	in.a.own.setRun(runParked)
-	if err := in.parker.park(); err != nil {
-		// Whatever was sent into the stub already comes back out of it: all or none is dormant.
-		in.tracee.release()
-		in.a.own.setRun(runGo)
+	if err := in.intoStub(); err != nil {
 		return err
 	}
-	in.due.Store(in.tracee.due())
 	in.active.Store(false)
 	return nil
 }

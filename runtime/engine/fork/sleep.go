@@ -77,8 +77,12 @@ func (t *tracee) still() (bool, error) {
 	}
 	// One that is seen asleep may have been woken since by one that is seen asleep later. None has if nobody has used any
 	// time meanwhile.
-	before, timed := t.cpuTime()
-	awake := t.lookAtSleepers()
+	before, timed, awake := int64(0), false, false
+	look := !t.brief || t.sleepersRan()
+	if look {
+		before, timed = t.cpuTime()
+		awake = t.lookAtSleepers()
+	}
 	if t.sleepersWoken() {
 		awake = true
 	}
@@ -86,7 +90,11 @@ func (t *tracee) still() (bool, error) {
 	if err != nil || awake || more {
 		return false, err
 	}
+	if !look {
+		return true, nil
+	}
 	if after, ok := t.cpuTime(); timed && ok && after == before {
+		t.noteOthers(after)
 		return true, nil
 	}
 	for i := range t.threads {
@@ -95,6 +103,78 @@ func (t *tracee) still() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// sleepersRan reports whether a thread that is not stopped may have used any time since all of them were last seen asleep. One that
+// has been woken and has yet to run has not: the word tells of most of those, and a look at each of all.
+func (t *tracee) sleepersRan() bool {
+	all, timed := t.cpuTime()
+	own, ok := t.stoppedTime()
+	return !timed || !ok || t.others == 0 || all-own != t.others
+}
+
+// noteOthers notes what the threads that are asleep have used of the time all.
+func (t *tracee) noteOthers(all int64) {
+	t.others = 0
+	if own, ok := t.stoppedTime(); ok {
+		t.others = all - own
+	}
+}
+
+// stoppedTime is the CPU time of the only thread that is stopped. false: there are others.
+func (t *tracee) stoppedTime() (int64, bool) {
+	var th *thread
+	for i := range t.threads {
+		if !t.threads[i].held {
+			continue
+		}
+		if th != nil {
+			return 0, false
+		}
+		th = &t.threads[i]
+	}
+	if th == nil || !t.openTime(th.tid) {
+		return 0, false
+	}
+	n, _, e := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(t.timeFD), uintptr(unsafe.Pointer(&t.dirents[0])), 64, 0, 0, 0)
+	ns := int64(0)
+	for i := range int(n) {
+		if e != 0 || t.dirents[i] < '0' || t.dirents[i] > '9' {
+			break
+		}
+		ns = 10*ns + int64(t.dirents[i]-'0')
+	}
+	return ns, e == 0 && ns > 0
+}
+
+// openTime makes t.timeFD tell the time of that thread, and reports whether it does.
+func (t *tracee) openTime(tid int) bool {
+	if t.timeOf == tid {
+		return true
+	}
+	t.closeTime()
+	var b [32]byte
+	name := append(strconv.AppendInt(b[:0], int64(tid), 10), "/schedstat\x00"...)
+	r, _, e := unix.RawSyscall6(unix.SYS_OPENAT, t.tasks.Fd(), uintptr(unsafe.Pointer(&name[0])),
+		unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+	if e != 0 {
+		return false
+	}
+	if looks.Add(1) > looksAllowed() {
+		looks.Add(-1)
+		unix.Close(int(r))
+		return false
+	}
+	t.timeFD, t.timeOf = int(r), tid
+	return true
+}
+
+func (t *tracee) closeTime() {
+	if t.timeOf != 0 {
+		unix.Close(t.timeFD)
+		looks.Add(-1)
+		t.timeOf = 0
+	}
 }
 
 // lookAtSleepers reports whether one that was spared is not asleep.

@@ -1,13 +1,17 @@
 package fork
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/engine"
 )
 
 // helpers is what the evaluator executes to get threads that sleep until they are given something to do.
@@ -137,6 +141,52 @@ func TestHelpersSleepOn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An instance that is halted and goes on leaves its helpers asleep without looking at each, has them work when there is
+// something to do, and none of them runs while it is halted.
+func TestHelpersOfHalted(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	e := withHelpers(t)
+	e.must("6", "work()")
+	e.rest()
+	jobs := 6
+	for i := range 60 {
+		e.activate()
+		if i%4 == 0 { // helpers may still be on their way to sleep when they are halted
+			jobs += 6
+			e.must(fmt.Sprint(jobs), "work()")
+		} else {
+			e.must(fmt.Sprint(i), "%d", i)
+		}
+		for {
+			err := e.in.Halt(time.Second)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, engine.ErrBusy) {
+				t.Fatal(err)
+			}
+		}
+		if before := e.switches(); i%4 == 3 {
+			time.Sleep(time.Millisecond)
+			if now := e.switches(); now != before {
+				t.Errorf("helpers of a halted instance ran: switches\n%sthen, and now\n%s", before, now)
+			}
+			if err := e.in.Settle(); err != nil {
+				t.Fatal(err)
+			}
+			if e.asleep() != 6 {
+				t.Errorf("%d of 6 helpers were left asleep", e.asleep())
+			}
+		}
+	}
+	if e.in.tracee.others == 0 {
+		t.Error("every helper is looked at each time")
+	}
+	e.activate()
+	e.must(fmt.Sprint(jobs+6), "work()")
 }
 
 // An engine that takes over an instance whose helpers were left asleep finds them, with or without their being described.

@@ -18,6 +18,10 @@ type tracee struct {
 	arena   arena    // 0 until the service has one
 	options int      // of ptrace, beside PTRACE_O_TRACESYSGOOD
 	whole   bool     // no thread is ever left asleep
+	brief   bool     // that a thread was asleep and has not run since is enough for now
+	others  int64    // ns of CPU time that threads had used that were seen asleep together; 0: not known
+	timeFD  int      // tells the time of thread timeOf, unless that is 0
+	timeOf  int
 	threads []thread
 	listed  int // how many threads the last list had
 	links   int // how many more links tasks has than there are threads; 0: not known
@@ -25,6 +29,9 @@ type tracee struct {
 }
 
 func newTracee(pid int) (*tracee, error) {
+	if err := muteStops(); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return nil, gone(pid, err)
@@ -36,6 +43,7 @@ func (t *tracee) close() error {
 	for i := range t.threads {
 		t.threads[i].unlook()
 	}
+	t.closeTime()
 	return t.tasks.Close()
 }
 
@@ -331,6 +339,16 @@ func awaitEvent(tid int, late func()) (unix.WaitStatus, error) {
 		}
 		time.Sleep(20 * time.Microsecond)
 	}
+}
+
+// resume lets stopped threads run on as if nothing had happened.
+func (t *tracee) resume() {
+	for i := range t.threads {
+		if th := &t.threads[i]; th.held && th.timed.nr != 0 {
+			th.regs.Eflags |= stillWaits
+		}
+	}
+	t.release()
 }
 
 // release lets every held thread run on: as it was stopped, or in the stub if it has been redirected.

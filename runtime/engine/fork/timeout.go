@@ -163,12 +163,12 @@ func (t *tracee) noteWait(th *thread) {
 	}
 }
 
-// due is the earliest deadline of the threads in the stub; 0: there is none.
+// due is the earliest deadline of the threads that are stopped or in the stub; 0: there is none.
 func (t *tracee) due() int64 {
 	first := int64(0)
 	for i := range t.threads {
 		th := &t.threads[i]
-		if at := th.timed.deadline; th.place == placeStub && at != 0 && (first == 0 || at < first) {
+		if at := th.timed.deadline; (th.held || th.place == placeStub) && at != 0 && (first == 0 || at < first) {
 			first = at
 		}
 	}

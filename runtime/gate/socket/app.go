@@ -172,6 +172,7 @@ func (g *Gate) activate(a *app) {
 	if err := a.inst.Activate(); err != nil && !errors.Is(err, engine.ErrGone) {
 		g.logApp(a).WithError(err).Error("cannot activate the instance")
 	}
+	g.runs(a)
 	g.letGo(a)
 	if !g.strict && len(a.direct) == 0 {
 		g.clock.set(&a.alarms, alarmIdle, a.turnFrom+idleLimit)
@@ -232,6 +233,11 @@ func (g *Gate) giveUpOn(a *app) {
 
 // turns carries out what the schedule decides.
 func (g *Gate) turns() {
+	g.takeTurns()
+	g.watchHalted()
+}
+
+func (g *Gate) takeTurns() {
 	for {
 		if g.sched.running && g.sched.cur.owner.phase == phaseLeaving {
 			return // its pidfd is about to tell
@@ -249,6 +255,9 @@ func (g *Gate) turns() {
 				return
 			}
 		case stay:
+			if quiet {
+				g.letGo(g.sched.cur.owner)
+			}
 			if g.sched.relieved() {
 				g.sched.cur.again = false
 				g.admitWaiting(g.sched.cur.owner)
@@ -280,7 +289,8 @@ func (g *Gate) atBoundary(a *app) bool {
 func (g *Gate) endTurn(v verdict) bool {
 	a := g.sched.cur.owner
 	a.unfinished = a.heldBack()
-	err := a.inst.Park(parkLimit)
+	g.settleHalted(g.sched.head)
+	err := halt(a)
 	if v == breakIn && errors.Is(err, engine.ErrBusy) {
 		err, a.unfinished = a.inst.Park(0), true
 		a.counters.breaks.Add(1)
@@ -288,10 +298,12 @@ func (g *Gate) endTurn(v verdict) bool {
 	switch {
 	case err == nil, errors.Is(err, engine.ErrGone): // the pidfd tells the loop about the latter
 	case errors.Is(err, engine.ErrBusy):
+		g.letGo(a)
 		g.sched.busy(g.now())
 		g.clock.set(&g.alarms, alarmTurn, g.now()+parkRetry)
 		return false
 	default:
+		g.letGo(a)
 		g.logApp(a).WithError(err).Error("cannot park the instance; it goes on running")
 	}
 	a.unfinished = a.unfinished || err == nil && g.unattended(a)
@@ -305,7 +317,7 @@ func (g *Gate) endTurn(v verdict) bool {
 	if a.wantsMore() {
 		g.pause(a)
 	}
-	g.arm(a)
+	g.halted = append(g.halted, a)
 	return true
 }
 

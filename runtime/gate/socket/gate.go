@@ -67,6 +67,7 @@ type Gate struct {
 	entries      []entry
 	freeSlots    []int32
 	sched        schedule
+	halted       []*app // apps whose instances are halted
 	clock        clockwork
 	alarms       alarms
 	apps         map[instance.App]*app

@@ -51,8 +51,14 @@ func (g *Gate) run(ctx context.Context) {
 			g.stamp = 0
 			timeout = max(0, at-g.now())
 		}
+		if soon := g.backSoon(); len(g.halted) > 0 && (timeout < 0 || timeout > soon) {
+			timeout = soon
+		}
 		n, _ := wait(g.epfd, g.events[:], timeout) // an error can only be EINTR
 		g.stamp, g.sent = 0, nil
+		if len(g.halted) > 0 && !g.cameBack(g.events[:max(n, 0)]) {
+			g.settleHalted(nil)
+		}
 		g.alone++
 		if n != 1 {
 			g.alone = 0
@@ -82,12 +88,15 @@ func (g *Gate) run(ctx context.Context) {
 			g.turns()
 		}
 		if len(g.handing) > 0 {
+			g.settleHalted(nil)
 			g.handOverAll()
 		}
 		if g.alone >= aloneAfter && g.sent != nil {
+			g.settleHalted(nil)
 			g.converse(g.sent)
 		}
 	}
+	g.settleHalted(nil)
 }
 
 // event notes what has happened to one descriptor.

@@ -57,7 +57,9 @@ func (g *Gate) arm(a *app) {
 		g.pause(a)
 	case !a.unfinished && ok && (h.Unsettled() || h.Ready()):
 		g.sched.want(&a.seat, false, g.now())
-		g.clock.set(&g.alarms, alarmTurn, g.now()) // this round may be past taking turns
+		if !slices.Contains(g.halted, a) { // else it is looked at anyway
+			g.clock.set(&g.alarms, alarmTurn, g.now()) // this round may be past taking turns
+		}
 	}
 }
 
@@ -114,29 +116,48 @@ func (g *Gate) directQuiet(a *app) bool {
 	if g.now() >= g.sched.sliceEnd() {
 		return true
 	}
-	from := g.now()
 	h, ok := a.inst.(engine.SocketHolder)
-	for i := 0; ok && i < directSamples; i++ {
-		if i > 0 {
-			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	return !ok || g.staysEmpty(h, a)
+}
+
+// staysEmpty looks a few times whether there is something to read on one of the connections of a, which runs. If not, it
+// leaves the duplicates that it has made to the parking that follows.
+func (g *Gate) staysEmpty(h engine.SocketHolder, a *app) bool {
+	from := g.now()
+	for _, d := range a.direct {
+		fd, err := h.DuplicateSocket(d.sock)
+		if err != nil {
+			continue // closed, or the instance has died: both are noticed elsewhere
 		}
-		for _, d := range a.direct {
-			fd, err := h.DuplicateSocket(d.sock)
-			if err != nil {
-				continue // closed, or the instance has died: both are noticed elsewhere
-			}
-			busy := unread(fd)
+		if len(a.direct) <= manyDirect {
+			d.dup = fd
+		}
+		busy := unread(fd)
+		if d.dup < 0 {
 			_ = unix.Close(fd)
-			if busy {
-				return false
-			}
+		}
+		if busy {
+			g.letGo(a)
+			return false
+		}
+	}
+	for looks := 1; looks < directSamples && len(a.direct) <= manyDirect; looks++ {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		if a.hasUnread() {
+			g.letGo(a)
+			return false
 		}
 		g.stamp = 0
-		if len(a.direct) > manyDirect || g.now() > from+directSpan {
+		if g.now() > from+directSpan {
 			break
 		}
 	}
 	return true
+}
+
+// hasUnread reports whether there is something to read on one of the direct connections of which the gate has a duplicate.
+func (a *app) hasUnread() bool {
+	return slices.ContainsFunc(a.direct, func(d *direct) bool { return d.dup >= 0 && unread(d.dup) })
 }
 
 // discover takes over the direct connections that a former gate has left in a's instance.
