@@ -16,7 +16,7 @@ import (
 )
 
 // counter counts in a file of its own root, so that one sees whether it goes on and from where.
-const counter = `n=0; while :; do n=$((n+1)); echo $n > /state/n; sleep 0.02; done`
+const counter = `n=0; while :; do n=$((n+1)); echo $n > /state/new; mv /state/new /state/n; sleep 0.02; done`
 
 // dumpable is a corsa whose containers CRIU can dump.
 type dumpable struct {
@@ -39,7 +39,9 @@ func newDumpable(t *testing.T) *dumpable {
 	if result, detail := criuProbe(t, corsaBin, "criu"); result != "yes" {
 		t.Skipf("CRIU is needed (make deps provides one): %s, %s", result, detail)
 	}
-	return &dumpable{c, t.TempDir()}
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir) // logs of restores that fail stay
+	return &dumpable{c, dir}
 }
 
 // bundle makes one whose program is a shell script; /state is a directory of its root.
@@ -90,11 +92,15 @@ func (d *dumpable) image(name string) string { return filepath.Join(d.dir, name)
 
 // count is what the container of bundle has counted to.
 func (d *dumpable) count(bundle string) int {
+	d.t.Helper()
 	data, err := os.ReadFile(filepath.Join(bundle, "rootfs/state/n"))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0
 	}
-	n, _ := strconv.Atoi(strings.TrimSpace(string(data))) // it may just be writing
+	n, nerr := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err = errors.Join(err, nerr); err != nil {
+		d.t.Fatal(err)
+	}
 	return n
 }
 

@@ -180,7 +180,7 @@ func TestPausedContainerStaysPaused(t *testing.T) {
 func TestOutputToAFileOfTheHost(t *testing.T) {
 	d := newDumpable(t)
 	id := unique("out")
-	bundle := d.bundle(`n=0; while :; do n=$((n+1)); echo $n; echo $n > /state/n; sleep 0.02; done`, nil)
+	bundle := d.bundle(`n=0; while :; do n=$((n+1)); echo $n; echo $n > /state/new; mv /state/new /state/n; sleep 0.02; done`, nil)
 	run := func(file string, args ...string) {
 		f, err := os.Create(file)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -26,7 +27,7 @@ const (
 	guardVariable = "_CORSA_RESTORE_GUARD"
 )
 
-// restoringFile exists in the state directory of a container until it has been restored.
+// restoringFile exists in the state directory of a container until it has been restored. It holds the pid of who does that.
 const restoringFile = "restoring"
 
 // restoreGuard is the restoring process's end.
@@ -35,7 +36,7 @@ type restoreGuard struct {
 	pipe *os.File
 }
 
-// startGuard has a guard watch over the restore of container id, whose state has been written. log is where CRIU's log will
+// startGuard has a guard watch over the restore of container id, which is to begin. log is where CRIU's log will
 // be, made the directory that was made for it, or "".
 func startGuard(root, id, log, made string) (*restoreGuard, error) {
 	r, w, err := os.Pipe()
@@ -43,7 +44,7 @@ func startGuard(root, id, log, made string) (*restoreGuard, error) {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
 	defer r.Close()
-	cmd := exec.Command("/proc/self/exe", guardName, root, id, log, made)
+	cmd := exec.Command("/proc/self/exe", guardName, root, id, log, made, strconv.Itoa(os.Getpid()))
 	cmd.Args[0] = "corsa"
 	cmd.Env = append(os.Environ(), guardVariable+"=1")
 	cmd.Stdin = r
@@ -64,23 +65,49 @@ func (g *restoreGuard) release() error {
 }
 
 // beGuard is the guard's process.
-func beGuard(root, id, log, made string) {
+func beGuard(root, id, log, made, pid string) {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	if n, _ := os.Stdin.Read(make([]byte, 1)); n == 1 {
 		os.Exit(0)
 	}
-	s, err := Load(root, id)
-	if err == nil && s.restoring() {
-		err = s.Delete(context.Background(), true)
-	}
+	err := clearRestore(root, id, pid)
 	removeTraces(log)
 	if made != "" {
 		_ = os.RemoveAll(made) // nobody will read the log
 	}
-	if err != nil && !errors.Is(err, ErrNotExist) {
+	if err != nil {
 		os.Exit(1) // nobody listens; `delete --force` tries again
 	}
 	os.Exit(0)
+}
+
+// clearRestore removes what process pid has made of container id.
+func clearRestore(root, id, pid string) error {
+	dir, err := stateDir(root, id)
+	if err != nil {
+		return err
+	}
+	owner, err := os.ReadFile(filepath.Join(dir, restoringFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		// It has got to the end, or no further than to the directory, which is empty then.
+		_ = os.Remove(dir)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(owner) > 0 && string(owner) != pid {
+		return nil // somebody else's
+	}
+	s, err := Load(root, id)
+	if errors.Is(err, ErrNotExist) {
+		_, err := RemoveLeftover(root, id)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return s.Delete(context.Background(), true)
 }
 
 // restoring tells whether the container has not been restored to the end.

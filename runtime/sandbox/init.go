@@ -21,8 +21,8 @@ func Init() {
 	if len(os.Args) == 3 && os.Args[1] == binderHook && os.Getenv(binderHookVariable) != "" {
 		beBinderHook(os.Args[2])
 	}
-	if len(os.Args) == 6 && os.Args[1] == guardName && os.Getenv(guardVariable) != "" {
-		beGuard(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
+	if len(os.Args) == 7 && os.Args[1] == guardName && os.Getenv(guardVariable) != "" {
+		beGuard(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6])
 	}
 	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv(initVariable) != "" {
 		libcontainer.Init()

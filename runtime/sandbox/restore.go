@@ -37,10 +37,12 @@ type restoration struct {
 	o        *RestoreOptions
 	manifest *criu.Manifest // nil: the image is runc's
 	opened   []*os.File     // for CRIU
+	lock     *os.File       // says that the container is being created
 	cfg      configs.Config
 	cgroup   cgroups.Manager
 	mounted  string // where the container's root is mounted for CRIU
 	logDir   string // made for CRIU's log, if nobody said where it goes
+	complete bool
 	initPID  int
 	console  bool // the terminal has been passed on
 	made     []mountPoint
@@ -71,65 +73,82 @@ func Restore(ctx context.Context, o RestoreOptions) (*Sandbox, error) {
 	for _, w := range manifest.Warnings() {
 		o.Warn(w)
 	}
-	s, err := newSandbox(&o.Options, bundle, spec)
+	r := &restoration{o: &o, manifest: manifest}
+	p, err := r.guarded(ctx, bundle, spec)
 	if err != nil {
 		return nil, err
 	}
-	r := &restoration{Sandbox: s, o: &o, manifest: manifest, cfg: s.container.Config(), mounted: filepath.Join(s.Dir(), "criu-root")}
-	p, err := r.guarded(ctx)
+	s, err := Load(o.Root, o.ID)
 	if err != nil {
-		return nil, s.wrap("restore", err)
-	}
-	if s, err = Load(o.Root, o.ID); err != nil {
 		return nil, err
 	}
 	s.init = p
 	return s, nil
 }
 
-// guarded restores the processes while a guard watches. After an error nothing is left.
-func (r *restoration) guarded(ctx context.Context) (*Process, error) {
-	err := r.begin()
+// guarded restores the container while a guard watches. After an error nothing is left but CRIU's log.
+func (r *restoration) guarded(ctx context.Context, bundle string, spec *specs.Spec) (*Process, error) {
+	if r.o.CRIU.WorkDir == "" {
+		// Not the image: others may be restoring it, too.
+		var err error
+		if r.logDir, err = os.MkdirTemp("", "corsa-restore-"+r.o.ID+"-"); err != nil {
+			return nil, err
+		}
+		r.o.CRIU.WorkDir = r.logDir
+	}
+	log := filepath.Join(r.o.CRIU.WorkDir, "restore.log")
+	defer r.discardLog(log)
+	g, err := startGuard(r.o.Root, r.o.ID, log, r.logDir)
 	if err != nil {
-		return nil, errors.Join(err, r.undo())
+		return nil, err
 	}
-	g, err := startGuard(r.root, r.ID(), filepath.Join(r.o.CRIU.WorkDir, "restore.log"), r.logDir)
-	if err != nil {
-		return nil, errors.Join(err, r.undo())
+	p, err := r.make(ctx, bundle, spec)
+	r.complete = err == nil
+	if rerr := g.release(); rerr != nil {
+		r.o.Warn(rerr.Error()) // it makes no difference any more
 	}
-	p, err := r.run(ctx)
-	if err == nil {
-		err = os.Remove(filepath.Join(r.Dir(), restoringFile))
-	}
-	if err != nil {
-		// By us, who know more than the guard.
-		return nil, errors.Join(err, r.undo(), g.release())
-	}
-	r.discardLog()
-	return p, g.release()
+	return p, err
 }
 
-// begin makes what a guard needs to know, and marks the state as not complete.
+// make makes the container, or undoes what it has made.
+func (r *restoration) make(ctx context.Context, bundle string, spec *specs.Spec) (*Process, error) {
+	s, err := newSandbox(&r.o.Options, bundle, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.Sandbox, r.cfg, r.mounted = s, s.container.Config(), filepath.Join(s.Dir(), "criu-root")
+	var p *Process
+	if err = r.begin(); err == nil {
+		p, err = r.run(ctx)
+	}
+	if err == nil {
+		err = os.Remove(filepath.Join(s.Dir(), restoringFile))
+	}
+	if err != nil {
+		err = errors.Join(s.wrap("restore", err), r.undo())
+	}
+	closeAll([]*os.File{r.lock})
+	return p, err
+}
+
+// begin marks the state as that of a container which is not complete, and whose restore it is.
 func (r *restoration) begin() (err error) {
 	if r.cgroup, err = manager.New(r.cfg.Cgroups); err != nil {
 		return fmt.Errorf("cgroup: %w", err)
 	}
-	if r.o.CRIU.WorkDir == "" {
-		// Not the image: others may be restoring it, too.
-		if r.logDir, err = os.MkdirTemp("", "corsa-restore-"+r.ID()+"-"); err != nil {
-			return err
-		}
-		r.o.CRIU.WorkDir = r.logDir
-	}
-	if err := os.WriteFile(filepath.Join(r.Dir(), restoringFile), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Dir(), restoringFile), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return err
 	}
-	return r.writeState(-1)
+	r.lock, err = r.record()
+	return err
 }
 
-// discardLog removes what nobody asked for. A log that says why something failed stays.
-func (r *restoration) discardLog() {
-	if r.logDir != "" {
+// discardLog removes a log that nobody asked for, unless it says why something failed.
+func (r *restoration) discardLog(log string) {
+	if r.logDir == "" {
+		return
+	}
+	if _, err := os.Stat(log); r.complete || errors.Is(err, os.ErrNotExist) {
 		_ = os.RemoveAll(r.logDir)
 	}
 }
@@ -286,7 +305,7 @@ func (r *restoration) passConsole(master *os.File) error {
 	return utils.SendFile(r.o.Stdio.Console, master)
 }
 
-// writeState is what libcontainer does for containers that it has started. pid -1: there is no process yet.
+// writeState is what libcontainer does for containers that it has started.
 func (r *restoration) writeState(pid int) error {
 	state, err := r.container.State()
 	if err != nil {
@@ -294,22 +313,20 @@ func (r *restoration) writeState(pid int) error {
 	}
 	state.InitProcessPid, state.Created = pid, time.Now().UTC()
 	state.CgroupPaths = r.cgroup.GetPaths()
-	if pid > 0 {
-		if state.InitProcessStartTime, err = startTime(pid); err != nil {
-			return err
-		}
-		if state.ExternalDescriptors, err = standardStreams(pid); err != nil {
-			return err
-		}
-		// CRIU restores into a time namespace whatever the image had, so that clocks go on.
-		if !state.Config.Namespaces.Contains(configs.NEWTIME) && configs.IsNamespaceSupported(configs.NEWTIME) {
-			state.Config.Namespaces = append(state.Config.Namespaces, configs.Namespace{Type: configs.NEWTIME})
-		}
-		for _, t := range configs.NamespaceTypes() {
-			if configs.IsNamespaceSupported(t) {
-				ns := configs.Namespace{Type: t, Path: state.Config.Namespaces.PathOf(t)}
-				state.NamespacePaths[t] = ns.GetPath(pid)
-			}
+	if state.InitProcessStartTime, err = startTime(pid); err != nil {
+		return err
+	}
+	if state.ExternalDescriptors, err = standardStreams(pid); err != nil {
+		return err
+	}
+	// CRIU restores into a time namespace whatever the image had, so that clocks go on.
+	if !state.Config.Namespaces.Contains(configs.NEWTIME) && configs.IsNamespaceSupported(configs.NEWTIME) {
+		state.Config.Namespaces = append(state.Config.Namespaces, configs.Namespace{Type: configs.NEWTIME})
+	}
+	for _, t := range configs.NamespaceTypes() {
+		if configs.IsNamespaceSupported(t) {
+			ns := configs.Namespace{Type: t, Path: state.Config.Namespaces.PathOf(t)}
+			state.NamespacePaths[t] = ns.GetPath(pid)
 		}
 	}
 	data, err := json.Marshal(state)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -14,32 +13,23 @@ import (
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/osthread"
 )
 
 // onPrivateMounts calls fn on a thread with a mount namespace of its own, which what fn starts inherits. Mounts made there
-// end with the last process in it, whoever is killed, and the host never sees them. The thread ends afterwards.
+// end with the last process in it, whoever is killed, and the host never sees them.
 func onPrivateMounts(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: nobody else can use this thread
-		if unix.Gettid() == unix.Getpid() {
-			// What others read of /proc/self is the main thread's. Holding it makes the next goroutine have another.
-			defer runtime.UnlockOSThread()
-			done <- onPrivateMounts(fn)
-			return
-		}
+	return osthread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			done <- fmt.Errorf("private mount namespace: %w", err)
-			return
+			return fmt.Errorf("private mount namespace: %w", err)
 		}
 		// Slave, not private: what is unmounted on the host must not be kept busy here.
 		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-			done <- fmt.Errorf("private mount namespace: %w", err)
-			return
+			return fmt.Errorf("private mount namespace: %w", err)
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // mountRoot makes the container's root a mount point, which CRIU wants, in the calling thread's mount namespace.
