@@ -128,6 +128,7 @@ chaos: deps build
 bench: build
 	bin/corsa measure
 	bin/corsa measure startup
+	bin/corsa measure scale
 
 lint: $(LINT)
 	$(GO) vet -tags $(TAGS) ./...

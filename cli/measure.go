@@ -85,5 +85,6 @@ func newMeasureCommand(*globals) *cobra.Command {
 	fl.BoolVar(&o.Quick, "quick", false, "measure fewer services, for some seconds")
 	addFormatFlags(cmd, &format)
 	cmd.AddCommand(newMeasureStartupCommand())
+	cmd.AddCommand(newMeasureScaleCommand())
 	return cmd
 }

@@ -54,6 +54,43 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+func TestMeasureScale(t *testing.T) {
+	needs(t, "redis-server")
+	c := newCorsa(t)
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	var report struct {
+		Rows []struct {
+			Name, Service string
+			Value         struct {
+				P50 float64
+				N   int
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(c.ok("measure", "scale", "--instances", "24", "--pinned=false", "--json")), &report); err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, r := range report.Rows {
+		have[r.Name+", "+r.Service] = true
+		if r.Value.N < 1 || r.Value.P50 <= 0 && r.Name != "less MemAvailable" { // others use memory, too
+			t.Errorf("row %+v", r)
+		}
+	}
+	for _, row := range []string{"switched GET, 10 apps", "switched GET, 24 apps", "new app, 24 apps", "parked redis, 24 apps", "corsa apps, 24 apps"} {
+		if !have[row] {
+			t.Errorf("no row %q in %v", row, have)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	c.fails(1, "at least 20", "measure", "scale", "--instances", "3")
+	c.fails(1, "RLIMIT_NOFILE", "measure", "scale", "--instances", "100000000")
+}
+
 func TestMeasureUsage(t *testing.T) {
 	c := newCorsa(t)
 	c.fails(1, "at least 2", "measure", "--apps", "1")

@@ -227,6 +227,7 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	if err != nil {
 		return CheckpointView{}, errors.Join(err, ignoreGone(img.Discard()))
 	}
+	h.size = sized{}
 	h.images[id] = &heldImage{Image: img, conns: slices.Collect(maps.Values(conns))}
 	m.spares.want(h)
 	m.wantCompaction(h)
@@ -251,6 +252,7 @@ func (m *Monitor) discard(h *holding, ids []instance.ID) {
 			continue
 		}
 		delete(h.images, id)
+		h.size = sized{}
 		if err := ignoreGone(img.end()); err != nil {
 			m.log.WithField("app", string(h.app)).WithField("checkpoint", string(id)).WithError(err).Error("cannot free a discarded checkpoint")
 		}

@@ -229,9 +229,7 @@ func (m *Monitor) viewApps() []AppView {
 		case h.inst == nil:
 		default:
 			v.State, v.PID = instanceState(h.inst), h.inst.PID()
-			if mem, err := h.inst.Memory(); err == nil {
-				v.Memory = viewMemory(mem)
-			}
+			v.Memory = h.memory()
 		}
 		h.mu.Unlock()
 		views = append(views, v)

@@ -71,6 +71,9 @@ func (m *Monitor) compactIdle(ctx context.Context, h *holding) {
 		return
 	}
 	made, err := in.Compact(ctx)
+	h.mu.Lock()
+	h.size = sized{}
+	h.mu.Unlock()
 	log := m.log.WithField("app", string(h.app))
 	switch {
 	case err != nil && ctx.Err() == nil && !errors.Is(err, engine.ErrGone) && !errors.Is(err, engine.ErrHidden):

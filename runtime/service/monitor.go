@@ -73,6 +73,7 @@ type holding struct {
 	captured   time.Time
 	compacting bool
 	still      still         // at the last checkpoint
+	size       sized         // of the instance
 	seen       time.Duration // CPU time when the budget last looked
 	ran        atomic.Int64  // when the instance was last seen to have run, in nanoseconds of Unix time
 	left       bool          // the app has ended; only tagged checkpoints are left

@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"time"
 
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/instance"
@@ -31,6 +32,28 @@ func (m *Monitor) measure(h *holding) {
 		unique := mem.Unique + mem.Files
 		m.ledger.measured(h.app, id, nil, &unique)
 	}
+}
+
+// sized is what an instance held when that was last looked at.
+type sized struct {
+	inst engine.Instance
+	cpu  time.Duration // that it had used then; 0: not known
+	view *MemoryView
+}
+
+// memory is what h's instance, which is not nil, holds; nil if that cannot be told. To look takes a walk of its page tables:
+// as long as it has not run and its checkpoints are the same ones, nothing has changed. h.mu is held.
+func (h *holding) memory() *MemoryView {
+	cpu := cpuTime(h.inst)
+	if cpu != 0 && h.size.cpu == cpu && h.size.inst == h.inst {
+		return h.size.view
+	}
+	mem, err := h.inst.Memory()
+	if err != nil {
+		return nil
+	}
+	h.size = sized{h.inst, cpu, viewMemory(mem)}
+	return h.size.view
 }
 
 // difference is what checkpoint id is to be compared with.

@@ -44,6 +44,16 @@ func usageOf(pid, self int) (*usage, error) {
 	return u, nil
 }
 
+// Charged is what the kernel has charged to the memory cgroup of process pid, in bytes, cached files included.
+func Charged(pid int) (int64, error) {
+	g := memoryGroup(pid)
+	if g == nil {
+		return 0, errNoUsage
+	}
+	n, _ := readAmount(filepath.Join(g.root, g.path, g.used)) // it could be read a moment ago
+	return int64(n), nil
+}
+
 func memoryGroup(pid int) *limitedGroup {
 	for _, g := range limitedGroups(pid) {
 		if strings.HasPrefix(g.used, "memory.") {

@@ -32,7 +32,7 @@ const (
 	// lookAgain is for how many parkings a thread that waited for something else is not looked at.
 	lookAgain = 15
 	// maxLooks bounds the descriptors that are kept for looking, beside the share of RLIMIT_NOFILE.
-	maxLooks = 4096
+	maxLooks = 1 << 16
 )
 
 // looks is how many descriptors are kept.
@@ -44,7 +44,7 @@ var looksAllowed = sync.OnceValue(func() int64 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return 0
 	}
-	return int64(min(l.Cur/16, maxLooks))
+	return int64(min(l.Cur/5, maxLooks))
 })
 
 // spareSleepers marks the threads that need not be stopped as far as can be told now; still looks again.
