@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/spec"
 )
 
 // execFlags are those of exec that change the process.
@@ -184,7 +184,7 @@ func (f *execFlags) processOf(cmd *cobra.Command, s *sandbox.Sandbox, args []str
 			return nil, fmt.Errorf("--process: %w", err)
 		}
 		var p specs.Process
-		if err := json.Unmarshal(data, &p); err != nil {
+		if err := spec.Unmarshal(data, &p); err != nil {
 			return nil, fmt.Errorf("--process %s: %w", f.process, err)
 		}
 		return &p, nil

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"corsa.dev/corsa/runtime/sandbox"
+	"corsa.dev/corsa/spec"
 )
 
 // updateFlags are limits as flags. They fill in an OCI document, which is what --resources has ready.
@@ -100,7 +100,7 @@ func (f *updateFlags) read(cmd *cobra.Command) (*specs.LinuxResources, error) {
 		return nil, fmt.Errorf("--resources: %w", err)
 	}
 	var r *specs.LinuxResources
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := spec.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("--resources %s: %w", f.file, err)
 	}
 	if r == nil {

@@ -88,7 +88,7 @@ func TestBadBundles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.fails(1, "config.json: unexpected end of JSON", "create", "-b", dir, id)
+	c.fails(1, "config.json: line 1, column 1: the file ends", "create", "-b", dir, id)
 	c.fails(1, "remove it first", "spec", "-b", dir)
 
 	dir = busyboxBundle(t, c, func(s *specs.Spec) { s.Process.Terminal = true }, "true")

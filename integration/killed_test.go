@@ -52,6 +52,7 @@ type killing struct {
 	id         string
 	dir, short string // bundles, of a program that stays and of one that ends
 	hooked     string // bundle with hooks that take their time
+	bad        string // bundle that has something wrong with it
 	pidFile    string
 	trees      string // what the bundles were like
 }
@@ -98,15 +99,6 @@ func TestKilledAtAnyInstant(t *testing.T) {
 func newKilling(t *testing.T) *killing {
 	t.Helper()
 	k := &killing{corsa: newCorsa(t), id: containerID(t), pidFile: filepath.Join(t.TempDir(), "pid")}
-	// What corsa leaves without a parent becomes a child of this test.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	stop := reapOrphans(t)
-	t.Cleanup(func() {
-		stop()
-		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-	})
 	cgroup := func(s *specs.Spec) { s.Linux.CgroupsPath = "/" + k.id }
 	k.dir = busyboxBundle(t, k.corsa, cgroup, "sleep", "1000")
 	k.short = k.sibling(func(s *specs.Spec) { s.Process.Args = []string{"true"} })
@@ -118,6 +110,15 @@ func newKilling(t *testing.T) *killing {
 		}
 	})
 	k.trees = k.hash()
+	// What corsa leaves without a parent becomes a child of this test.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	stop := reapOrphans(t)
+	t.Cleanup(func() {
+		stop()
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	})
 	return k
 }
 
@@ -206,6 +207,13 @@ func (k *killing) remove() {
 	if _, stderr, code := k.run("", "delete", "--force", k.id); code != 0 {
 		t.Errorf("delete --force: exit code %d: %s", code, stderr)
 	}
+	k.expectNothing()
+}
+
+// expectNothing wants nothing of the container anywhere.
+func (k *killing) expectNothing() {
+	t := k.t
+	t.Helper()
 	if left, err := os.ReadDir(k.root); err != nil && !errors.Is(err, fs.ErrNotExist) || len(left) > 0 {
 		t.Errorf("left in the state root: %v, %v", left, err)
 	}

@@ -112,7 +112,7 @@ func TestUpdateRefuses(t *testing.T) {
 	c.fails(1, "must be a number of bytes", "update", "--memory", "-5", id)
 	c.fails(1, "must be a number", "update", "--cpu-quota", "x", id)
 	c.fails(1, "one or the other", "update", "--resources", "/dev/null", "--memory", "64M", id)
-	c.fails(1, "unexpected end of JSON", "update", "--resources", "/dev/null", id)
+	c.fails(1, "the file is empty", "update", "--resources", "/dev/null", id)
 	c.fails(1, "no such file", "update", "--resources", "/nonexistent", id)
 	c.fails(1, "ID is missing", "update")
 }

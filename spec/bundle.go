@@ -1,11 +1,9 @@
 package spec
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,45 +43,14 @@ func LoadBundle(dir string) (*specs.Spec, *Service, error) {
 }
 
 func parseConfig(data []byte) (*specs.Spec, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
 	var config *specs.Spec
-	if err := d.Decode(&config); err != nil {
-		return nil, jsonProblem(data, err)
+	if err := Unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if config == nil {
 		return nil, fmt.Errorf("%w: line 1: it is null, not an object", ErrInvalid)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: %s: there is text after the configuration", ErrInvalid, position(data, d.InputOffset()))
-	}
 	return config, nil
-}
-
-// jsonProblem adds the line and column to an error of encoding/json.
-func jsonProblem(data []byte, err error) error {
-	var (
-		syntax *json.SyntaxError
-		typing *json.UnmarshalTypeError
-	)
-	switch {
-	case errors.As(err, &syntax):
-		return fmt.Errorf("%w: %s: %w", ErrInvalid, position(data, syntax.Offset), err)
-	case errors.As(err, &typing):
-		return fmt.Errorf("%w: %s: %s must be a %s, not a %s", ErrInvalid, position(data, typing.Offset), typing.Field, typing.Type, typing.Value)
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: the file is empty", ErrInvalid)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: %s: the file ends in the middle of the configuration", ErrInvalid, position(data, int64(len(data))))
-	}
-	return fmt.Errorf("%w: %w", ErrInvalid, err)
-}
-
-// position is that of the last of the first offset bytes, counted from 1 as editors do.
-func position(data []byte, offset int64) string {
-	before := data[:min(max(offset-1, 0), int64(len(data)))]
-	line := 1 + bytes.Count(before, []byte{'\n'})
-	column := len(before) - bytes.LastIndexByte(before, '\n')
-	return fmt.Sprintf("line %d, column %d", line, column)
 }
 
 // rootfsName is the root file system of a bundle that WriteBundle makes.

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"corsa.dev/corsa/spec"
 )
 
 // LoadSpec reads and checks config.json of the bundle directory. Every error is an ErrInvalidBundle.
@@ -25,19 +26,23 @@ func LoadSpec(bundle string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
 	}
-	var spec *specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil {
+	var config *specs.Spec
+	if err := spec.Unmarshal(data, &config); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInvalidBundle, path, err)
 	}
-	if err := checkSpec(spec); err != nil {
+	if err := checkSpec(config); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInvalidBundle, path, err)
 	}
-	return spec, nil
+	return config, nil
 }
 
 func checkSpec(spec *specs.Spec) error {
 	if spec == nil {
 		return errors.New("it must not be null")
+	}
+	// Version 1 has only ever been added to. runc takes a bundle that names none.
+	if major, _, _ := strings.Cut(spec.Version, "."); spec.Version != "" && major != "1" {
+		return fmt.Errorf("ociVersion %q is not known; corsa knows 1.0 to %s", spec.Version, specs.Version)
 	}
 	if spec.Root == nil || spec.Root.Path == "" {
 		return errors.New("root.path must be set")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/systemd"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -100,16 +101,40 @@ func newSandbox(o *Options, bundle string, spec *specs.Spec) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(o.ID) > unix.NAME_MAX {
+		return nil, fmt.Errorf("%w: it has %d characters, and a file name may have %d", ErrInvalidID, len(o.ID), unix.NAME_MAX)
+	}
 	c, err := libcontainer.Create(o.Root, o.ID, cfg)
 	switch {
 	case errors.Is(err, libcontainer.ErrExist):
 		return nil, fmt.Errorf("container %q under %s: %w; delete it first or take another id", o.ID, o.Root, ErrExist)
 	case errors.Is(err, libcontainer.ErrInvalidID):
 		return nil, invalidID(o.ID)
+	case err != nil && strings.Contains(err.Error(), "cgroup is not empty"):
+		return nil, fmt.Errorf("container %q: create: %w: end them, or choose another linux.cgroupsPath; without one the cgroup is named by the id", o.ID, err)
 	case err != nil:
 		return nil, fmt.Errorf("container %q: create: %w", o.ID, err)
 	}
-	return &Sandbox{root: o.Root, container: c}, nil
+	s := &Sandbox{root: o.Root, container: c}
+	if err := s.checkCgroups(); err != nil {
+		return nil, errors.Join(s.wrap("create", err), os.Remove(s.Dir()))
+	}
+	return s, nil
+}
+
+// checkCgroups refuses cgroups that others use: delete would end them. libcontainer has looked at one hierarchy only.
+func (s *Sandbox) checkCgroups() error {
+	st, err := s.container.State()
+	if err != nil {
+		return err
+	}
+	for _, dir := range st.CgroupPaths {
+		pids, err := cgroups.GetAllPids(dir)
+		if err == nil && len(pids) > 0 {
+			return fmt.Errorf("its cgroup %s is not empty: processes %v are in it: end them, or choose another linux.cgroupsPath; without one the cgroup is named by the id", dir, pids)
+		}
+	}
+	return nil
 }
 
 // startInit starts the container's first process, which waits for Start.

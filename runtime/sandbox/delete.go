@@ -8,6 +8,10 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/utils"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -117,12 +121,28 @@ func isDead(pidfd int, wait time.Duration) (bool, error) {
 	return n > 0, nil
 }
 
-// destroy removes what a container without processes has: cgroup, state directory. It runs the poststop hooks.
+// destroy removes what a container without processes has: cgroup, state directory. It runs the poststop hooks, all of them:
+// that one fails is no failure of the delete, which has been done.
 func (s *Sandbox) destroy() error {
 	if err := secureForRemoval(s.Dir()); err != nil {
 		return s.wrap("delete", err)
 	}
-	return s.wrap("delete", s.container.Destroy())
+	// libcontainer stops at the first one that fails.
+	config := s.container.Config()
+	all := config.Hooks
+	hooks := all[configs.Poststop]
+	delete(all, configs.Poststop)
+	if err := s.container.Destroy(); err != nil {
+		return s.wrap("delete", err)
+	}
+	bundle, annotations := utils.Annotations(config.Labels)
+	state := &specs.State{Version: specs.Version, ID: s.ID(), Status: specs.StateStopped, Bundle: bundle, Annotations: annotations}
+	for i, h := range hooks {
+		if err := h.Run(state); err != nil {
+			logrus.WithError(err).Warnf("container %q: poststop hook %d failed", s.ID(), i)
+		}
+	}
+	return nil
 }
 
 // RemoveLeftover removes the directory of a container whose creation was interrupted before it had a state. It

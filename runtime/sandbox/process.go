@@ -145,12 +145,9 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	for _, g := range p.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))
 	}
-	for _, r := range p.Rlimits {
-		typ, ok := rlimits[r.Type]
-		if !ok {
-			return nil, fmt.Errorf("%w: unknown process.rlimits type %q", ErrInvalidBundle, r.Type)
-		}
-		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: typ, Hard: r.Hard, Soft: r.Soft})
+	var err error
+	if lp.Rlimits, err = convertRlimits(p.Rlimits); err != nil {
+		return nil, err
 	}
 	affinity, err := configs.ConvertCPUAffinity(p.ExecCPUAffinity)
 	if err != nil {
