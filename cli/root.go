@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+
+	"corsa.dev/corsa/runtime/sandbox"
 )
 
 // verbs are the constructors of all commands, by group.
@@ -160,12 +162,14 @@ func noteRunning(cmd *cobra.Command, running *bool) {
 	}
 }
 
-// defaultRoot is what runc does: the user's runtime directory if there is one and we are not root.
+// defaultRoot is what runc does: the user's runtime directory if there is one and we are not root, or
+// root of a user namespace only, as under a rootless podman.
 func defaultRoot() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
-		return filepath.Join(dir, "corsa")
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if dir == "" || os.Geteuid() == 0 && (os.Getenv("USER") == "root" || !sandbox.InUserNamespace()) {
+		return "/run/corsa"
 	}
-	return "/run/corsa"
+	return filepath.Join(dir, "corsa")
 }
 
 // setUp validates the global options and opens the log.

@@ -51,6 +51,21 @@ func TestLimits(t *testing.T) {
 	prints(t, "Cpus_allowed_list:\t0", "exec", name, "grep", "Cpus_allowed_list", "/proc/self/status")
 }
 
+func TestUpdate(t *testing.T) {
+	name := start(t, []string{"--memory", "32m", "--memory-swap", "32m", "--pids-limit", "17"}, "sleep", "1000")
+	ok(t, "update", "--memory", "64m", "--memory-swap", "64m", "--cpu-quota", "30000", "--cpu-period", "100000", name)
+	if got := limit(t, name, "memory", "memory.limit_in_bytes", "memory.max"); got != "67108864" {
+		t.Errorf("memory %s", got)
+	}
+	if got := limit(t, name, "cpu", "cpu.cfs_quota_us", "cpu.max"); !strings.HasPrefix(got, "30000") {
+		t.Errorf("quota %s", got)
+	}
+	if got := limit(t, name, "pids", "pids.max", "pids.max"); got != "17" {
+		t.Errorf("pids %s, which was not changed", got)
+	}
+	prints(t, "there", "exec", name, "echo", "there")
+}
+
 // Too much memory ends the container, and not the machine.
 func TestOutOfMemory(t *testing.T) {
 	name := start(t, []string{"--memory", "32m", "--memory-swap", "32m"}, "sh", "-c", "x=$(yes | head -c 200000000)")

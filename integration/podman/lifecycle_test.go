@@ -85,6 +85,16 @@ func TestStopKillsWhatDoesNotObey(t *testing.T) {
 	}
 }
 
+func TestCreateAndStart(t *testing.T) {
+	name, own := container(t)
+	ok(t, words("create", own, "--rm", imageBusybox, "sh", "-c", "echo $HOSTNAME; exit 3")...)
+	prints(t, "created", "container", "inspect", "--format", "{{.State.Status}}", name)
+	if r := run(t, "start", "--attach", name); r.code != 3 || strings.TrimSpace(r.out) == "" {
+		t.Errorf("%+v", r)
+	}
+	eventually(t, "it is removed", func() bool { return run(t, "container", "exists", name).code == 1 })
+}
+
 func TestRestart(t *testing.T) {
 	name := start(t, nil, "sh", "-c", "echo begun; exec sleep 1000")
 	before := inspect(t, name, ".State.Pid")

@@ -80,7 +80,7 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 	}
 	mountBinder(&s)
 	rootless := os.Geteuid() != 0
-	rootlessCgroups := rootless || inUserNamespace()
+	rootlessCgroups := rootless || InUserNamespace()
 	if o.RootlessCgroups != nil {
 		rootlessCgroups = *o.RootlessCgroups
 	}
@@ -107,8 +107,8 @@ func containerConfig(o *Options, bundle string, spec *specs.Spec) (*configs.Conf
 	return cfg, nil
 }
 
-// inUserNamespace tells whether our user ids are others than the host's.
-func inUserNamespace() bool {
+// InUserNamespace tells whether our user ids are others than the host's.
+func InUserNamespace() bool {
 	data, err := os.ReadFile("/proc/self/uid_map")
 	var inside, outside, count uint64
 	if err == nil {

@@ -84,6 +84,10 @@ func (ad *adoption) stop(ctx context.Context) error {
 				break
 			}
 		}
+		if ad.seccomp && errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("stop the service: %w: its seccomp filter can be suspended only by who is root of the host; "+
+				"way out: be that, or run the service without a filter", err)
+		}
 		if !errors.Is(err, engine.ErrBusy) {
 			return fmt.Errorf("stop the service: %w", err)
 		}

@@ -73,7 +73,8 @@ type Gate struct {
 	apps         map[instance.App]*app
 	nconns       int
 	lastID       engine.ConnID
-	reserve      int // a descriptor to give up when there is none left
+	unmapped     int64 // see unmappedUID
+	reserve      int   // a descriptor to give up when there is none left
 	accepting    bool
 	lastRefusal  int64
 
@@ -122,6 +123,10 @@ func New(cfg Config) (*Gate, error) {
 		apps: map[instance.App]*app{}, stats: map[instance.App]*counters{}, reserve: -1, diag: prober{fd: -1},
 		scratch: make([]byte, scratchSize), pool: make([][]byte, 0, 64), entries: make([]entry, 1),
 	}
+	var err error
+	if g.unmapped, err = unmappedUID(); err != nil {
+		return nil, err
+	}
 	g.timers = cfg.Service.Timers
 	g.path, g.proxied = cfg.Service.DirectPath()
 	if g.log == nil {
@@ -140,7 +145,6 @@ func New(cfg Config) (*Gate, error) {
 	if g.cfg.MaxConnsPerApp == 0 {
 		g.cfg.MaxConnsPerApp = max(1, g.cfg.MaxConns/4*3)
 	}
-	var err error
 	if g.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}

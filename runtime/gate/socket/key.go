@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ func (g *Gate) name(ep *endpoint, fd int, id engine.ConnID) (instance.App, error
 		if err != nil {
 			return "", err
 		}
-		return instance.App("uid:" + strconv.FormatUint(uint64(uid), 10)), nil
+		return g.user(uid)
 	}
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
@@ -38,7 +39,7 @@ func (g *Gate) name(ep *endpoint, fd int, id engine.ConnID) (instance.App, error
 	}
 	switch kind {
 	case spec.AppKeyUID:
-		return instance.App("uid:" + strconv.FormatUint(uint64(cred.Uid), 10)), nil
+		return g.user(cred.Uid)
 	case spec.AppKeyPID:
 		if cred.Pid == 0 {
 			return "", errors.New("the client is in a pid namespace that cannot be seen from here; use another app key")
@@ -50,6 +51,43 @@ func (g *Gate) name(ep *endpoint, fd int, id engine.ConnID) (instance.App, error
 		return instance.App("cgroup:" + path), err
 	}
 	return "", fmt.Errorf("unknown app key %q", kind)
+}
+
+// user is the app of a uid. In a user namespace all users without an id there are shown as one, and nobody is to get the
+// instance of another.
+func (g *Gate) user(uid uint32) (instance.App, error) {
+	if g.unmapped >= 0 && int64(uid) == g.unmapped {
+		return "", fmt.Errorf("the client's user has no id in this user namespace, where all such are uid %d; way out: run corsa as root of the host, or another app key", uid)
+	}
+	return instance.App("uid:" + strconv.FormatUint(uint64(uid), 10)), nil
+}
+
+// unmappedUID is the uid of all users that have none in our user namespace, -1 if every user has one.
+func unmappedUID() (int64, error) {
+	const everybody = 1<<32 - 1
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if errors.Is(err, fs.ErrNotExist) { // a kernel without user namespaces
+		return -1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	mapped := uint64(0)
+	for line := range strings.Lines(string(data)) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+			return 0, fmt.Errorf("/proc/self/uid_map: %q: %w", line, err)
+		}
+		mapped += count
+	}
+	if mapped == everybody {
+		return -1, nil
+	}
+	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 }
 
 // startTime tells processes with the same pid apart: one must never get the instance of the other.
