@@ -151,7 +151,10 @@ func (m *Monitor) branch(ctx context.Context, h *holding, id instance.ID, keep [
 	if err != nil && !errors.Is(err, engine.ErrGone) && m.spares.yield() {
 		in, plumbed, err = m.eng.Branch(ctx, img.Image, keep)
 	}
-	if err != nil {
+	for err != nil && errors.Is(m.nameLimit(ctx, err), ErrLimit) && m.budget.makeRoom(ctx) {
+		in, plumbed, err = m.eng.Branch(ctx, img.Image, keep)
+	}
+	if err = m.nameLimit(ctx, err); err != nil {
 		return gate.Replacement{}, fmt.Errorf("app %s: branch from %s: %w", h.app, id, err)
 	}
 	m.metrics.branched(reason, time.Since(start))
@@ -202,10 +205,10 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	transactions := m.transactions(h) // while none is under way
 	resumed := false
 	in := h.inst
-	h.still = still{}
+	var used time.Duration
 	goOn := func() {
 		resumed = true
-		h.still = still{in, cpuTime(in)}
+		used = cpuTime(in)
 		if resume != nil {
 			resume()
 		}
@@ -214,11 +217,11 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	if err != nil && !resumed && !errors.Is(err, engine.ErrGone) && !errors.Is(err, engine.ErrRefused) && m.spares.yield() {
 		taken, err = m.snapshot(ctx, h.inst, conns, goOn)
 	}
-	if err != nil {
+	if err = m.nameLimit(ctx, err); err != nil {
 		return CheckpointView{}, fmt.Errorf("app %s: %w", h.app, err)
 	}
 	if !resumed {
-		h.still = still{in, cpuTime(in)}
+		used = cpuTime(in)
 	}
 	img, timing := taken.Image, taken.Timing
 	id, surplus, err := m.ledger.checkpointed(h.app, instance.Captured{
@@ -227,7 +230,7 @@ func (m *Monitor) capture(ctx context.Context, h *holding, trigger, tag string, 
 	if err != nil {
 		return CheckpointView{}, errors.Join(err, ignoreGone(img.Discard()))
 	}
-	h.size = sized{}
+	h.size, h.still = sized{}, still{in, id, used}
 	h.images[id] = &heldImage{Image: img, conns: slices.Collect(maps.Values(conns))}
 	m.spares.want(h)
 	m.wantCompaction(h)

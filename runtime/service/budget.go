@@ -229,7 +229,9 @@ func (b *budget) idlest() []*holding {
 	var list []*holding
 	now := time.Now().UnixNano()
 	for _, h := range b.m.allHoldings() {
-		h.mu.Lock()
+		if !h.mu.TryLock() { // something is being done with it
+			continue
+		}
 		live := h.inst != nil && !h.left
 		asleep := live && h.inst.Dormant()
 		h.mu.Unlock()
@@ -241,6 +243,20 @@ func (b *budget) idlest() []*holding {
 	}
 	slices.SortStableFunc(list, func(x, y *holding) int { return int(min(1, max(-1, x.ran.Load()-y.ran.Load()))) })
 	return list
+}
+
+// makeRoom evicts the app that has been idle longest, because something could not be made for want of what its instance takes. It
+// reports whether there was one. The caller may hold other apps' locks.
+func (b *budget) makeRoom(ctx context.Context) bool {
+	if b == nil {
+		return false
+	}
+	for _, h := range b.idlest() {
+		if b.m.evictIdle(ctx, h, "a limit was reached") {
+			return true
+		}
+	}
+	return false
 }
 
 // evictIdle evicts h's app if nothing is under way with it, and reports whether that was done.

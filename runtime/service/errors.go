@@ -45,6 +45,7 @@ var codes = []struct {
 	{ErrNoInstance, "no-instance", http.StatusConflict},
 	{ErrLeft, "left", http.StatusConflict},
 	{ErrStopping, "stopping", http.StatusServiceUnavailable},
+	{ErrLimit, "limit", http.StatusServiceUnavailable},
 	{gate.ErrQuarantined, "quarantined", http.StatusConflict},
 	{gate.ErrStopped, "stopped", http.StatusConflict},
 	{engine.ErrRefused, "refused", http.StatusConflict},

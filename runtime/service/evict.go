@@ -70,8 +70,9 @@ func (m *Monitor) endInstance(ctx context.Context, h *holding, conns engine.Conn
 
 // captured reports whether the checkpoint that h's instance is at has all of it and knows all of conns.
 func (m *Monitor) captured(h *holding, conns engine.Conns) bool {
-	img := h.images[m.ledger.head(h.app)]
-	if img == nil || h.still.inst != h.inst || h.still.cpu == 0 || h.still.cpu != cpuTime(h.inst) {
+	head := m.ledger.head(h.app)
+	img := h.images[head]
+	if img == nil || h.still.id != head || h.still.inst != h.inst || h.still.cpu == 0 || h.still.cpu != cpuTime(h.inst) {
 		return false
 	}
 	known := make(map[engine.ConnID]bool, len(img.conns))
@@ -89,6 +90,7 @@ func (m *Monitor) captured(h *holding, conns engine.Conns) bool {
 // still says how much an instance had run when it was captured.
 type still struct {
 	inst engine.Instance
+	id   instance.ID   // of the checkpoint
 	cpu  time.Duration // 0: not known
 }
 

@@ -180,6 +180,9 @@ func run(ctx context.Context, o *RunOptions, output *os.File, ready func()) (err
 // serve answers apps and commands until the service ends.
 func (m *Monitor) serve(ctx context.Context, ready func()) error {
 	l := m.ref.layout()
+	if err := raiseOwnLimits(); err != nil {
+		m.log.WithError(err).Warn("the monitor keeps to the open files that it has")
+	}
 	initPID, err := m.box.InitPID()
 	if err != nil {
 		return m.abandon(err)
