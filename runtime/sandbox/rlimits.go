@@ -64,7 +64,7 @@ func maxFiles() (max uint64, ok bool) {
 
 // mayRaiseLimits tells whether we have CAP_SYS_RESOURCE. That of a user namespace does not count.
 func mayRaiseLimits() bool {
-	if inUserNamespace() {
+	if InUserNamespace() {
 		return false
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
