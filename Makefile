@@ -129,6 +129,7 @@ bench: build
 	bin/corsa measure
 	bin/corsa measure startup
 	bin/corsa measure scale
+	bin/corsa measure checkpoint
 
 lint: $(LINT)
 	$(GO) vet -tags $(TAGS) ./...

@@ -13,7 +13,7 @@ import (
 	"corsa.dev/corsa/spec"
 )
 
-func newMeasureCommand(*globals) *cobra.Command {
+func newMeasureCommand(g *globals) *cobra.Command {
 	var format outputFormat
 	var o measure.Options
 	var services []string
@@ -86,5 +86,6 @@ func newMeasureCommand(*globals) *cobra.Command {
 	addFormatFlags(cmd, &format)
 	cmd.AddCommand(newMeasureStartupCommand())
 	cmd.AddCommand(newMeasureScaleCommand())
+	cmd.AddCommand(newMeasureCheckpointCommand(g))
 	return cmd
 }

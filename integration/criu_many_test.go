@@ -97,6 +97,9 @@ func TestManyFromOneRoot(t *testing.T) {
 		s.Root.Readonly = true
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/state", Type: "tmpfs", Source: "tmpfs"})
 	})
+	if err := os.Remove(filepath.Join(bundle, "rootfs/tmp")); err != nil { // which CRIU would like to have
+		t.Fatal(err)
+	}
 	inside := func(id string) int {
 		n, _ := strconv.Atoi(strings.TrimSpace(d.ok("exec", id, "/bin/cat", "/state/n")))
 		return n

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -216,6 +217,29 @@ func TestOutputToAFileOfTheHost(t *testing.T) {
 	for i, l := range lines {
 		if want := i + 1; l != strconv.Itoa(want) {
 			t.Fatalf("line %d is %q; first file %q, second %q", want, l, first, second)
+		}
+	}
+}
+
+func TestCheckpointsAreMeasured(t *testing.T) {
+	d := newDumpable(t)
+	var report struct {
+		Rows []struct {
+			Name, Service string
+			Value         struct{ N int }
+		}
+	}
+	out := d.ok("measure", "checkpoint", "--rounds", "1", "--mib", "1", "--json")
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	seen := map[string]bool{}
+	for _, r := range report.Rows {
+		seen[r.Name+", "+r.Service] = r.Value.N == 1
+	}
+	for _, name := range []string{"dump, it ends, 1 MiB", "dump, the container goes on, 1 MiB", "restore, 1 MiB"} {
+		if !seen[name] {
+			t.Errorf("%s is not there, or not of one round: %s", name, out)
 		}
 	}
 }

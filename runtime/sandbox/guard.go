@@ -55,13 +55,14 @@ func startGuard(root, id, log, made string) (*restoreGuard, error) {
 	return &restoreGuard{cmd, w}, nil
 }
 
-// release tells the guard that there is nothing to delete.
+// release tells the guard that there is nothing to delete. It may not have got so far as to listen, and ends by itself.
 func (g *restoreGuard) release() error {
 	_, err := g.pipe.Write([]byte{1})
-	if err = errors.Join(err, g.pipe.Close(), g.cmd.Wait()); err != nil {
-		return fmt.Errorf("guard: %w", err)
+	if err = errors.Join(err, g.pipe.Close()); err != nil {
+		err = fmt.Errorf("guard: %w", err)
 	}
-	return nil
+	go func() { _ = g.cmd.Wait() }() // so that no zombie is left where we go on
+	return err
 }
 
 // beGuard is the guard's process.

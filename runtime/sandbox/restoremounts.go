@@ -49,6 +49,12 @@ func (r *restoration) mountRoot() error {
 // makeMountPoints makes the places that the bundle mounts something on, as creating a container does. They may lie in
 // what another bind mount shows, which is therefore mounted meanwhile.
 func (r *restoration) makeMountPoints() error {
+	if r.cfg.Readonlyfs {
+		// CRIU mounts the old root there for a moment; where there is none it wants to make a directory.
+		if err := r.makeMountPoint(filepath.Join(r.cfg.Rootfs, "tmp"), &configs.Mount{}); err != nil {
+			return fmt.Errorf("make /tmp in the read-only root, which CRIU needs: %w", err)
+		}
+	}
 	for _, m := range r.cfg.Mounts {
 		// CRIU restores the content of a tmpfs, and the cgroups' is one.
 		if m.Device == "cgroup" || onTmpfs(m.Destination, r.cfg.Mounts) {
