@@ -11,10 +11,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/instance"
-	"corsa.dev/corsa/runtime/prometheus"
 )
 
 // maxRequest is the size of a request body in bytes, more than any can need.
@@ -57,10 +57,7 @@ func (m *Monitor) routes() http.Handler {
 		return struct{}{}, nil
 	}))
 	mux.HandleFunc("GET /v1/events", m.getEvents)
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", prometheus.ContentType)
-		_ = m.metrics.registry.Write(w) // nobody reads it any more
-	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.metrics.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}))
 	return mux
 }
 

@@ -3,8 +3,9 @@ package service
 import (
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"corsa.dev/corsa/runtime/engine"
-	"corsa.dev/corsa/runtime/prometheus"
 )
 
 // metrics are what /metrics shows. Counters of apps come from the gate when they are asked for, so that counting costs
@@ -14,10 +15,10 @@ type metrics struct {
 	checkpoints *prometheus.CounterVec
 	restores    *prometheus.CounterVec
 	crashes     *prometheus.CounterVec
-	discards    *prometheus.Counter
+	discards    prometheus.Counter
 	evictions   *prometheus.CounterVec
 	capture     *prometheus.HistogramVec
-	restore     *prometheus.Histogram
+	restore     prometheus.Histogram
 }
 
 func newMetrics(m *Monitor) *metrics {
@@ -105,6 +106,17 @@ func (c *appCollector) collectBinder(ch chan<- prometheus.Metric) {
 	count(descBinderFailures, float64(s.Aborted), "crash")
 	count(descBinderWaiting, s.Waited.Seconds())
 	ch <- prometheus.MustNewConstMetric(descBinderInProgress, prometheus.GaugeValue, float64(s.InProgress))
+}
+
+// Describe implements prometheus.Collector.
+func (c *appCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descTransactions, descSwitches, descBytesIn, descBytesOut, descWaiting, descConnections, descHistory, descMemory, descInstances,
+		descSpares, descSparesTaken, descMemoryUsed, descMemoryBudget,
+		descBinderTransactions, descBinderSwitches, descBinderFailures, descBinderWaiting, descBinderInProgress,
+	} {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
