@@ -122,8 +122,8 @@ func TestTerminals(t *testing.T) {
 			t.Errorf("exit code %s, want %s", got, want)
 		}
 	}
-	// ctr gives the terminal its size after the program has begun.
-	const script = "tty; read x; stty size; echo got-$x; exit 6"
+	// ctr gives the terminal its size after the program has begun; until then stty says nothing.
+	const script = `tty; until [ "$(stty size 2>/dev/null)" ]; do sleep 0.02; done; stty size; read x; echo got-$x; exit 6`
 	inTerminal("6", words("run", "--rm", "--tty", own, imageBusybox, id, "sh", "-c", script)...)
 	ok(t, words("run", "--detach", "--null-io", own, imageBusybox, id, "sleep", "1000")...)
 	inTerminal("6", "task", "exec", "--tty", "--exec-id", "terminal", id, "sh", "-c", script)

@@ -96,7 +96,7 @@ func TestCheckpointOfATerminal(t *testing.T) {
 	ok(t, "container", "checkpoint", name)
 	ok(t, "container", "restore", name)
 	keepsCounting(t, name, 3)
-	cmd := podman("exec", "--interactive", "--tty", name, "sh", "-c", "stty size; exit 5")
+	cmd := podman("exec", "--interactive", "--tty", name, "sh", "-c", sized+"stty size; exit 5")
 	shown, err := containertest.InTerminal(cmd, 44, 66, "", deadline)
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 5 || !strings.Contains(shown, "44 66") {
 		t.Errorf("exec --tty after a restore: %q, %v", shown, err)

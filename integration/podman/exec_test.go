@@ -29,7 +29,7 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("terminal", func(t *testing.T) {
-		cmd := podman("exec", "--interactive", "--tty", name, "sh", "-c", "tty; stty size; read x; echo got-$x; exit 5")
+		cmd := podman("exec", "--interactive", "--tty", name, "sh", "-c", "tty; "+sized+"stty size; read x; echo got-$x; exit 5")
 		shown, err := containertest.InTerminal(cmd, 22, 99, "that\n", deadline)
 		if cmd.ProcessState == nil {
 			t.Fatal(err)

@@ -107,9 +107,12 @@ func TestSeccompProfile(t *testing.T) {
 	}
 }
 
+// sized waits until the terminal has a size, which podman gives it after the program has begun.
+const sized = `until [ "$(stty size 2>/dev/null)" ]; do sleep 0.02; done; `
+
 func TestTerminal(t *testing.T) {
 	_, own := container(t)
-	cmd := podman(words("run", "--rm", "--interactive", "--tty", own, imageBusybox, "sh", "-c", "tty; stty size; read x; echo got-$x; exit 6")...)
+	cmd := podman(words("run", "--rm", "--interactive", "--tty", own, imageBusybox, "sh", "-c", "tty; "+sized+"stty size; read x; echo got-$x; exit 6")...)
 	shown, err := containertest.InTerminal(cmd, 33, 77, "this\n", deadline)
 	if cmd.ProcessState == nil {
 		t.Fatal(err)
