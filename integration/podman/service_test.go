@@ -245,3 +245,29 @@ func TestServiceByTCP(t *testing.T) {
 		}
 	}
 }
+
+// The service itself need not be root, neither of the host nor of the container.
+func TestServiceOfAUser(t *testing.T) {
+	for name, flags := range map[string][]string{
+		"user namespace": {"--uidmap", "0:200000:5000", "--gidmap", "0:200000:5000"},
+		"user":           {"--user", "2001:2002", "--read-only"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			dir := publicDir(t)
+			if err := os.Chmod(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			_, own := container(t)
+			ok(t, words("run", "--detach", own, "--volume", dir+":"+redisDir, flags, imageRedis)...)
+			socket := filepath.Join(dir, filepath.Base(redisSocket))
+			for _, c := range []struct {
+				uid  int
+				want string
+			}{{2001, "1"}, {2002, "1"}, {2001, "2"}} {
+				if got := containertest.RedisAs(t, c.uid, socket, "incr", "k"); got != c.want {
+					t.Errorf("uid %d: %q, want %s", c.uid, got, c.want)
+				}
+			}
+		})
+	}
+}
