@@ -160,7 +160,7 @@ func TestDamagedState(t *testing.T) {
 	dir := k.sibling(func(s *specs.Spec) { s.Linux.CgroupsPath = "/" + other })
 	for _, damage := range []string{"", "{", "null", "{}", "[]", "\x00\x00", `{"config": {"cgroups": null}}`, "truncated"} {
 		k.bring("running")
-		k.ok("run", "--detach", "-b", dir, other)
+		k.quiet("run", "--detach", "-b", dir, other)
 		state := filepath.Join(k.root, k.id, "state.json")
 		data, err := os.ReadFile(state)
 		if err != nil {

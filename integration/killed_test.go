@@ -22,7 +22,7 @@ import (
 // killedVerb is a command that TestKilledAtAnyInstant kills.
 type killedVerb struct {
 	name  string
-	state string                    // that the container is in before: none, created, running, paused or stopped
+	state string                    // that the container is in before: none, image, created, running, paused or stopped
 	args  func(k *killing) []string // of corsa, for container k.id
 	after []string                  // states that the container may be in when the command has been killed; "" is: does not exist
 }
@@ -43,6 +43,10 @@ var killedVerbs = []killedVerb{
 	{"update", "running", func(k *killing) []string { return []string{"update", "--memory", "64M", "--pids-limit", "99", k.id} }, []string{"running"}},
 	{"delete", "stopped", func(k *killing) []string { return []string{"delete", k.id} }, []string{"", "stopped"}},
 	{"delete --force", "running", func(k *killing) []string { return []string{"delete", "--force", k.id} }, []string{"", "running", "stopped"}},
+	{"checkpoint", "running", func(k *killing) []string { return []string{"checkpoint", "--image-path", k.newImage(), k.id} }, []string{"", "running", "paused", "stopped"}},
+	{"restore", "image", func(k *killing) []string {
+		return []string{"restore", "--detach", "-b", k.dir, "--image-path", k.image, k.id}
+	}, []string{"", "running"}},
 	{"delete --force a paused one", "paused", func(k *killing) []string { return []string{"delete", "--force", k.id} }, []string{"", "running", "paused", "stopped"}},
 }
 
@@ -54,6 +58,8 @@ type killing struct {
 	hooked     string // bundle with hooks that take their time
 	bad        string // bundle that has something wrong with it
 	pidFile    string
+	image      string // what a container like that of dir was like when it ran
+	images     int
 	trees      string // what the bundles were like
 }
 
@@ -62,6 +68,13 @@ type killing struct {
 // removes all of it and nothing else. A failure names the seed; with $CORSA_KILL_SEED the same is done again.
 func TestKilledAtAnyInstant(t *testing.T) {
 	k := newKilling(t)
+	verbs := killedVerbs
+	if result, detail := criuProbe(t, corsaBin, "criu"); result == "yes" {
+		k.takeImage()
+	} else {
+		t.Logf("checkpoint and restore are left out, since they need CRIU (make deps provides one): %s, %s", result, detail)
+		verbs = slices.DeleteFunc(slices.Clone(verbs), func(v killedVerb) bool { return v.name == "checkpoint" || v.name == "restore" })
+	}
 	rounds := number(t, "CORSA_KILL_ROUNDS", 200)
 	seed := uint64(number(t, "CORSA_KILL_SEED", int(time.Now().UnixNano()&0xffffff)))
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -72,16 +85,18 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	}()
 	calls, took := map[string]int{}, map[string]time.Duration{}
 	for i := 0; i < rounds && !t.Failed(); i++ {
-		v := &killedVerbs[i%len(killedVerbs)]
-		how := i / len(killedVerbs)
+		v := &verbs[i%len(verbs)]
+		how := i / len(verbs)
 		group := how/2%2 == 1
 		k.bring(v.state)
 		args := append([]string{corsaBin, "--root", k.root}, v.args(k)...)
 		switch {
 		case calls[v.name] == 0: // once to its end, to see how much there is to choose from
 			calls[v.name] = killAtCall(t, args, 1<<30, false)
+			t.Logf("round %d: %s, %d system calls", i, v.name, calls[v.name])
 		case took[v.name] == 0:
 			took[v.name] = killAfter(t, args, 10*time.Second, false)
+			t.Logf("round %d: %s, %v", i, v.name, took[v.name])
 		case how%2 == 0:
 			n := 1 + random.IntN(calls[v.name])
 			t.Logf("round %d: %s, killed at system call %d of %d, group %t", i, v.name, n, calls[v.name], group)
@@ -91,6 +106,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 			t.Logf("round %d: %s, killed after %v of %v, group %t", i, v.name, d, took[v.name], group)
 			killAfter(t, args, d, group)
 		}
+		k.settle()
 		k.checkState(v)
 		k.remove()
 	}
@@ -141,20 +157,24 @@ func (k *killing) sibling(change func(*specs.Spec)) string {
 }
 
 func (k *killing) hash() string {
-	return treeHash(k.t, k.dir) + treeHash(k.t, k.short) + treeHash(k.t, k.hooked)
+	sum := treeHash(k.t, k.dir) + treeHash(k.t, k.short) + treeHash(k.t, k.hooked)
+	if k.image != "" {
+		sum += treeHash(k.t, k.image)
+	}
+	return sum
 }
 
 // bring creates the container and brings it to that state.
 func (k *killing) bring(state string) {
 	k.t.Helper()
-	if state == "none" {
+	if state == "none" || state == "image" {
 		return
 	}
 	if state == "created" {
-		k.ok("create", "-b", k.dir, k.id)
+		k.quiet("create", "-b", k.dir, k.id)
 		return
 	}
-	k.ok("run", "--detach", "-b", k.dir, k.id)
+	k.quiet("run", "--detach", "-b", k.dir, k.id)
 	switch state {
 	case "paused":
 		k.ok("pause", k.id)
@@ -162,6 +182,42 @@ func (k *killing) bring(state string) {
 		k.ok("kill", k.id, "KILL")
 		eventually(k.t, "it has stopped", func() bool { return k.state(k.id).Status == "stopped" })
 	}
+}
+
+// quiet runs corsa, which must succeed, with /dev/null as its standard streams, which a container then has, too.
+func (k *killing) quiet(args ...string) {
+	k.t.Helper()
+	if err := k.command(args...).Run(); err != nil {
+		k.t.Fatalf("corsa %s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// newImage is a directory for an image.
+func (k *killing) newImage() string {
+	k.images++
+	return filepath.Join(k.t.TempDir(), fmt.Sprintf("image%d", k.images))
+}
+
+// takeImage makes k.image.
+func (k *killing) takeImage() {
+	k.t.Helper()
+	image := k.newImage()
+	k.bring("running")
+	k.ok("checkpoint", "--image-path", image, k.id)
+	k.remove()
+	k.image = image
+	k.trees = k.hash()
+}
+
+// settle waits for what corsa leaves behind to clean up after it.
+func (k *killing) settle() {
+	k.t.Helper()
+	eventually(k.t, "what watches over a checkpoint or restore has ended", func() bool {
+		return !slices.ContainsFunc(orphans(k.t), func(p string) bool {
+			_, comm, _ := strings.Cut(p, " ")
+			return comm == filepath.Base(corsaBin) || comm == "exe" || strings.HasPrefix(comm, "criu") || strings.HasPrefix(comm, "ld-linux")
+		})
+	})
 }
 
 // checkState wants the container in one of v's states, and what can be done then to work.
@@ -194,7 +250,7 @@ func (k *killing) checkState(v *killedVerb) {
 	case "paused":
 		k.ok("resume", k.id)
 	case "running":
-		if v.state != "running" {
+		if !slices.Contains(v.after, "stopped") { // else it may be about to stop
 			k.ok("exec", k.id, "true")
 		}
 	}

@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runc/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -153,4 +155,44 @@ func TestEventsStats(t *testing.T) {
 	eventually(t, "it has stopped", func() bool { return c.state(id).Status == "stopped" })
 	c.fails(1, "it is stopped", "events", "--stats", id)
 	c.fails(1, "it is stopped", "events", id)
+}
+
+func TestEventsOutOfMemory(t *testing.T) {
+	c := newCorsa(t)
+	id := containerID(t)
+	dir := busyboxBundle(t, c, func(s *specs.Spec) {
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(16 << 20)), Swap: new(int64(16 << 20))}
+	}, "sleep", "1000")
+	c.ok("run", "-d", "-b", dir, id)
+	cmd := c.command("events", "--interval", "20ms", id)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(deadline, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() {
+		t.Fatal("events printed nothing")
+	}
+	statsEvent(t, lines.Text(), id)
+	if _, _, code := c.run("", "exec", id, "sh", "-c", `x=$(head -c 100000000 /dev/zero | tr '\0' x)`); code == 0 {
+		t.Error("the limit was not exceeded")
+	}
+	oom := false
+	for !oom && lines.Scan() {
+		oom = lines.Text() == `{"type":"oom","id":"`+id+`"}`
+	}
+	if !oom {
+		t.Error("no event tells of it")
+	}
+	c.ok("delete", "--force", id)
+	for lines.Scan() { // what is under way
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("events: %v", err)
+	}
 }
