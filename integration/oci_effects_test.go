@@ -147,7 +147,8 @@ func TestHooks(t *testing.T) {
 		inside := hook("startContainer")
 		inside.Args[2] = strings.ReplaceAll(inside.Args[2], log, "/tmp/log")
 		s.Hooks = &specs.Hooks{
-			Prestart: []specs.Hook{hook("prestart")}, CreateRuntime: []specs.Hook{hook("createRuntime")}, CreateContainer: []specs.Hook{hook("createContainer")},
+			Prestart:      []specs.Hook{hook("prestart")}, //nolint:staticcheck // deprecated, and still in use
+			CreateRuntime: []specs.Hook{hook("createRuntime")}, CreateContainer: []specs.Hook{hook("createContainer")},
 			StartContainer: []specs.Hook{inside}, Poststart: []specs.Hook{hook("poststart")}, Poststop: []specs.Hook{fails, hook("poststop")},
 		}
 	}, "sleep", "1000")
