@@ -2,7 +2,9 @@ package integration
 
 import (
 	"encoding/json"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -218,6 +220,82 @@ func TestOutputToAFileOfTheHost(t *testing.T) {
 		if want := i + 1; l != strconv.Itoa(want) {
 			t.Fatalf("line %d is %q; first file %q, second %q", want, l, first, second)
 		}
+	}
+}
+
+// Without --detach restore stays, as run does: it passes on what is printed, and the exit code.
+func TestAttachedRestore(t *testing.T) {
+	d := newDumpable(t)
+	id := unique("stay")
+	bundle := d.bundle(`n=0; echo 0 > /state/n; until [ -e /state/go ]; do sleep 0.02; done; echo the end; exit 7`, nil)
+	d.mustDetach("run", "--detach", "--bundle", bundle, id)
+	eventually(t, "it waits", func() bool {
+		_, err := os.Stat(filepath.Join(bundle, "rootfs/state/n"))
+		return err == nil
+	})
+	d.ok("checkpoint", "--image-path", d.image("null"), id)
+
+	// What was printed to a pipe goes to the pipe of whoever restores it.
+	run := d.command("run", "--bundle", bundle, id)
+	out, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it runs", func() bool {
+		_, _, code := d.run("", "exec", id, "/bin/true")
+		return code == 0
+	})
+	d.ok("checkpoint", "--image-path", d.image("pipe"), id)
+	if _, err := io.ReadAll(out); err != nil {
+		t.Error(err)
+	}
+	_ = run.Wait() // its container was taken away
+	if err := os.WriteFile(filepath.Join(bundle, "rootfs/state/go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := d.run("", "restore", "--image-path", d.image("pipe"), "--bundle", bundle, id)
+	if code != 7 || stdout != "the end\n" {
+		t.Errorf("exit code %d, output %q, %s", code, stdout, stderr)
+	}
+	d.nothingLeft(id)
+	if stdout, stderr, code := d.run("", "restore", "--image-path", d.image("null"), "--bundle", bundle, id); code != 7 {
+		t.Errorf("exit code %d, output %q, %s", code, stdout, stderr)
+	}
+	d.nothingLeft(id)
+}
+
+func TestLazyPagesFromTheImage(t *testing.T) {
+	d := newDumpable(t)
+	if result, detail := criuProbe(t, corsaBin, "criu-lazy-pages"); result == "no" {
+		t.Skipf("CRIU cannot load memory lazily here: %s", detail)
+	}
+	id, bundle := unique("lazy"), d.bundle(counter, nil)
+	d.start(id, bundle)
+	img := d.image("img")
+	d.ok("checkpoint", "--image-path", img, id)
+	last := d.count(bundle)
+	program := os.Getenv("CORSA_CRIU")
+	if program == "" {
+		program = "criu"
+	}
+	server := exec.Command(program, "lazy-pages", "-D", img, "-W", img)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = server.Process.Kill() // it ends by itself when all pages are there
+		_ = server.Wait()
+	}()
+	eventually(t, "pages are served", func() bool {
+		_, err := os.Stat(filepath.Join(img, "lazy-pages.socket"))
+		return err == nil
+	})
+	d.mustDetach("restore", "--detach", "--lazy-pages", "--work-path", img, "--image-path", img, "--bundle", bundle, id)
+	if from := d.countsOn(bundle); from < last {
+		t.Errorf("it counts on from %d, the dump was at %d", from, last)
 	}
 }
 

@@ -60,11 +60,7 @@ func (p *Process) Signal(sig unix.Signal) error {
 // Wait waits for the process to end and reaps it. It returns its exit code, or 128 plus the number of the signal
 // that ended it. Call it once.
 func (p *Process) Wait() (int, error) {
-	wait := p.lp.Wait
-	if p.restored != nil {
-		wait = p.restored.Wait
-	}
-	state, err := wait()
+	state, err := p.await()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return -1, fmt.Errorf("wait for process %d: %w", p.pid, err)
@@ -80,6 +76,13 @@ func (p *Process) Wait() (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return ws.ExitStatus(), nil
+}
+
+func (p *Process) await() (*os.ProcessState, error) {
+	if p.restored != nil {
+		return p.restored.Wait()
+	}
+	return p.lp.Wait()
 }
 
 // DialConsole connects to the unix socket of a caller that wants the terminal's master (--console-socket). The
