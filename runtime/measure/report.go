@@ -112,7 +112,8 @@ func methods() []string {
 		"COW tax: a request that writes to so many pages, in an instance activated after a checkpoint, minus the same after parking " +
 			"alone. It includes the pages that the interpreter itself writes to.",
 		"GET: one connection of one client to redis-server under `corsa serve`, in turns with a redis-server without corsa; proxied, or " +
-			"direct after a hand-over. switched: two apps take turns with one request each, one instance running at a time. connect, GET, close: a " +
+			"direct after a hand-over; in the container: with a redis-server that `corsa exec` has started in the service's own container instead, " +
+			"which tells what is the container's. switched: two apps take turns with one request each, one instance running at a time. connect, GET, close: a " +
 			"new connection of an app that has an instance for each request; a direct one is handed over meanwhile.",
 		"turn: write a request to the next of so many instances, activate it, read the reply, park it. The rate is turns per second of all.",
 		"dormant: growth of the kernel's MemAvailable per instance added, which other load on the machine disturbs; unique: the " +

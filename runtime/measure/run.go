@@ -250,6 +250,7 @@ const (
 	rowPause   = "pause t_C"
 	rowTax     = "COW tax"
 	rowGet     = "GET"
+	rowGetBox  = "GET, in the container"
 	rowGetTurn = "GET, switched"
 	rowVisit   = "connect, GET, close"
 	rowTurn    = "turn"
@@ -280,7 +281,7 @@ const (
 
 func rank(name string) int {
 	return slices.Index([]string{
-		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowGetTurn, rowVisit, rowTurn, rowDormant, rowUnique,
+		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowGetBox, rowGetTurn, rowVisit, rowTurn, rowDormant, rowUnique,
 	}, strings.TrimSuffix(name, handedOver))
 }
 

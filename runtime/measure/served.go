@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"time"
 
 	"corsa.dev/corsa/spec"
@@ -73,8 +75,16 @@ func (r *run) get(cpu string, w way) (err error) {
 	if err := r.corsa(root, serve...); err != nil {
 		return err
 	}
-	conns := make([]*conn, 3) // without corsa, and two apps
-	for i, path := range []string{r.path("get", "direct.sock"), public, public} {
+	paths := []string{r.path("get", "direct.sock"), public, public} // without corsa, and two apps
+	if w.path == spec.PathHandover {
+		boxed, err := r.boxed(cpu, root, id)
+		if err != nil {
+			return err
+		}
+		paths = append(paths, boxed)
+	}
+	conns := make([]*conn, len(paths))
+	for i, path := range paths {
 		if conns[i], err = populated(r.ctx, path); err != nil {
 			return err
 		}
@@ -86,13 +96,47 @@ func (r *run) get(cpu string, w way) (err error) {
 	return r.visits(cpu, w)
 }
 
+// boxed starts a server in the container of the service, with which it ends, and returns its socket.
+func (r *run) boxed(cpu, root, id string) (string, error) {
+	pidFile := r.path("get", "boxed.pid")
+	const socket = "/tmp/boxed.sock"
+	out, err := os.Create(r.path("get", "boxed.log")) // the server has it, too: a pipe would never end
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = out.Close() }()
+	cmd := exec.Command(r.Corsa, append([]string{"--root", root, "exec", "--detach", "--pid-file", pidFile, id}, redisCommand(socket, "/").Args...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		said, _ := os.ReadFile(out.Name()) // besides the error
+		return "", fmt.Errorf("corsa exec: %w: %s", err, bytes.TrimSpace(said))
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return "", err
+	}
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(b)))
+	if err != nil {
+		return "", err
+	}
+	path := fmt.Sprintf("/proc/%d/root%s", pid, socket)
+	c, err := populated(r.ctx, path) // it has all its threads then
+	if err != nil {
+		return "", err
+	}
+	c.close()
+	return path, r.cpus.process(cpu, pid) // a container's programs begin on all CPUs
+}
+
 const getReply = len("$8\r\nvalue:42\r\n")
 
 func getRequest() []byte { return []byte("*2\r\n$3\r\nGET\r\n$6\r\nkey:42\r\n") }
 
-// gets measures an app that talks alone, and two that take turns.
+// gets measures an app that talks alone, and two that take turns. conns are to a server without corsa, of two apps, and to a
+// server in the same container, if there is one.
 func (r *run) gets(cpu string, w way, conns []*conn) error {
-	var times [2][]time.Duration
+	alone := slices.Delete(slices.Clone(conns), 2, 3) // one of the apps
+	times := make([][]time.Duration, len(alone))
 	var switched []time.Duration
 	n := 2000
 	if w.checkpoint != "manual" {
@@ -100,12 +144,12 @@ func (r *run) gets(cpu string, w way, conns []*conn) error {
 	}
 	err := r.repeat(5, 5, func() error { // in turns, since the machine's mood changes
 		for i := range times {
-			if err := conns[i].gets(n, getRequest(), getReply, &times[i]); err != nil {
+			if err := alone[i].gets(n, getRequest(), getReply, &times[i]); err != nil {
 				return err
 			}
 		}
 		for range n / 4 {
-			for _, c := range conns[1:] {
+			for _, c := range conns[1:3] {
 				t0 := time.Now()
 				if err := c.ask(getRequest(), getReply); err != nil {
 					return err
@@ -120,6 +164,10 @@ func (r *run) gets(cpu string, w way, conns []*conn) error {
 	}
 	row := Row{Name: w.name(rowGet), Service: "redis", CPU: cpu, Value: describe(times[1]), Note: w.String()}
 	r.add(row.ratio("GET without corsa", describe(times[0]), w.target))
+	if len(times) > 2 {
+		row = Row{Name: w.name(rowGetBox), Service: "redis", CPU: cpu, Value: describe(times[1]), Note: w.String()}
+		r.add(row.ratio("GET from a server in the same container", describe(times[2]), w.target))
+	}
 	row = Row{Name: w.name(rowGetTurn), Service: "redis", CPU: cpu, Value: describe(switched), Note: w.String()}
 	r.add(row.ratio("GET without corsa", describe(times[0]), 0))
 	return nil
