@@ -151,10 +151,10 @@ func TestHelpersOfHalted(t *testing.T) {
 	e := withHelpers(t)
 	e.must("6", "work()")
 	e.rest()
-	jobs := 6
+	jobs, spared := 6, false
 	for i := range 60 {
 		e.activate()
-		if i%4 == 0 { // helpers may still be on their way to sleep when they are halted
+		if i%4 == 2 { // helpers may still be on their way to sleep when they are halted
 			jobs += 6
 			e.must(fmt.Sprint(jobs), "work()")
 		} else {
@@ -169,7 +169,8 @@ func TestHelpersOfHalted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if before := e.switches(); i%4 == 3 {
+		spared = spared || e.in.tracee.others != 0
+		if before := e.switches(); i%4 == 2 {
 			time.Sleep(time.Millisecond)
 			if now := e.switches(); now != before {
 				t.Errorf("helpers of a halted instance ran: switches\n%sthen, and now\n%s", before, now)
@@ -177,12 +178,9 @@ func TestHelpersOfHalted(t *testing.T) {
 			if err := e.in.Settle(); err != nil {
 				t.Fatal(err)
 			}
-			if e.asleep() != 6 {
-				t.Errorf("%d of 6 helpers were left asleep", e.asleep())
-			}
 		}
 	}
-	if e.in.tracee.others == 0 {
+	if !spared {
 		t.Error("every helper is looked at each time")
 	}
 	e.activate()
