@@ -101,9 +101,16 @@ func openMemory(dir, name string, depth int) (_ *memory, err error) {
 		return nil, fmt.Errorf("%w: %s is truncated", ErrNoImage, filepath.Base(m.path))
 	}
 	if inParent {
-		m.parent, err = openMemory(filepath.Join(dir, parentLink), name, depth-1)
+		// Resolved, since a path may lead through no more than 40 links.
+		parent, err := filepath.EvalSymlinks(filepath.Join(dir, parentLink))
+		if err == nil {
+			m.parent, err = openMemory(parent, name, depth-1)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("parent image: %w", err)
+		}
 	}
-	return m, err
+	return m, nil
 }
 
 // maxParents bounds how long a chain of images may be.
