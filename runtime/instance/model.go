@@ -235,6 +235,9 @@ func (m *Model) Apps() []Instance {
 	return apps
 }
 
+// Known is how many apps there are.
+func (m *Model) Known() int { return len(m.apps) }
+
 // Live is how many apps have an instance.
 func (m *Model) Live() int {
 	n := 0

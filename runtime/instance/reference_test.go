@@ -241,9 +241,15 @@ func (w *walk) step(app instance.App) {
 	case op < 10:
 		from := w.anyID(app)
 		r, err := w.m.Branch(w.now, app, from, []byte(`{"a":"<&>"}`))
-		if agree("branch", err, w.exists(app, from) && (!known || state == instance.Gone)) {
+		if agree("branch", err, w.exists(app, from) && (!known || state == instance.Gone || state == instance.Evicted)) {
 			w.write(nil, r)
 			w.h.state[app], w.h.head[app] = instance.Dormant, from
+		}
+	case op < 13:
+		r, err := w.m.Evict(w.now, app, "budget")
+		if agree("evict", err, live) {
+			w.write(nil, r)
+			w.h.state[app] = instance.Evicted
 		}
 	case op < 50:
 		unique := int64(w.rnd.IntN(100))
@@ -296,7 +302,7 @@ func (w *walk) step(app instance.App) {
 		}
 	case op < 91:
 		r, err := w.m.Quarantine(w.now, app, "by hand")
-		if agree("quarantine", err, known) {
+		if agree("quarantine", err, known && state != instance.Evicted) {
 			w.write(nil, r)
 			w.h.state[app] = instance.Quarantined
 		}

@@ -180,7 +180,7 @@ func (m *Monitor) history(app instance.App) (instance.History, error) {
 func (m *Monitor) view() ServiceView {
 	v := ServiceView{
 		ID: m.ref.ID, Annotations: m.svc.Annotations(), Engine: m.rec.Engine, PID: m.rec.PID, Monitor: os.Getpid(),
-		Supervisor: os.Getppid(), Created: m.rec.Created, Since: m.since, Recovered: m.recovered, Apps: len(m.ledger.apps()),
+		Supervisor: os.Getppid(), Created: m.rec.Created, Since: m.since, Recovered: m.recovered, Apps: m.ledger.count(),
 		Spares: m.spares.count(),
 	}
 	if b := m.budget; b != nil {

@@ -137,6 +137,13 @@ func (l *ledger) surplus() []instance.Checkpoint {
 	return l.model.Surplus()
 }
 
+// count is how many apps there are.
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.model.Known()
+}
+
 // live is how many apps have an instance.
 func (l *ledger) live() int {
 	l.mu.Lock()
