@@ -80,6 +80,15 @@ func TestRootless(t *testing.T) {
 	if out, err := as("--rootless", "false", "create", "-b", dir, id); err == nil {
 		t.Errorf("with --rootless=false it does not matter that there is no cgroup: %s", out)
 	}
+	if err := os.Chown(filepath.Join(dir, "config.json"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "config.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := as("create", "-b", dir, id); err == nil || !strings.Contains(out, "config.json: permission denied") {
+		t.Errorf("a bundle that may not be read: %v, %q", err, out)
+	}
 	if left, err := os.ReadDir(c.root); err != nil || len(left) > 0 {
 		t.Errorf("left in the state root: %v, %v", left, err)
 	}
