@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -265,6 +266,32 @@ func TestAttachedRestore(t *testing.T) {
 		t.Errorf("exit code %d, output %q, %s", code, stdout, stderr)
 	}
 	d.nothingLeft(id)
+}
+
+// A terminal is restored, and its new master goes to the console socket.
+func TestTerminalIsRestored(t *testing.T) {
+	d := newDumpable(t)
+	id := unique("tty")
+	bundle := d.bundle(`echo ready; while read x; do echo got $x; done`, func(s *specs.Spec) { s.Process.Terminal = true })
+	socket := filepath.Join(t.TempDir(), "console.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d.mustDetach("run", "--detach", "--console-socket", socket, "--bundle", bundle, id)
+	console := receiveFile(t, l)
+	expect(t, console, "ready")
+	d.ok("checkpoint", "--image-path", d.image("img"), id)
+
+	stderr, code := d.detached("restore", "--detach", "--image-path", d.image("img"), "--bundle", bundle, id)
+	if code == 0 || !strings.Contains(stderr, "--console-socket is needed") {
+		t.Errorf("without a console socket: exit code %d, %s", code, stderr)
+	}
+	d.mustDetach("restore", "--detach", "--console-socket", socket, "--image-path", d.image("img"), "--bundle", bundle, id)
+	console = receiveFile(t, l)
+	send(t, console, "hello\n")
+	expect(t, console, "got hello")
 }
 
 func TestLazyPagesFromTheImage(t *testing.T) {
