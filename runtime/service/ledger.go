@@ -32,6 +32,7 @@ type ledger struct {
 	path     string
 	stopped  bool // policy on-crash=stop
 	inMemory bool // no disk has to be waited for
+	fleeting bool // apps end with the monitor
 
 	mu    sync.Mutex
 	model *instance.Model
@@ -40,6 +41,7 @@ type ledger struct {
 	floor int64 // size of the snapshot that the file begins with
 	// behind says that the file lacks something that the model has, since a write failed. It is written anew first.
 	behind bool
+	late   []instance.Record // in the model, and to be written before all others
 }
 
 func limits(svc *spec.Service) instance.Limits {
@@ -58,7 +60,7 @@ func createLedger(path string, svc *spec.Service, seed string, base json.RawMess
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	l := &ledger{path: path, model: model, file: f, inMemory: inMemory(f), stopped: svc.OnCrash.Mode == spec.CrashStop}
+	l := &ledger{path: path, model: model, file: f, inMemory: inMemory(f), fleeting: fleeting(svc), stopped: svc.OnCrash.Mode == spec.CrashStop}
 	if err := errors.Join(l.write(first, second), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -80,7 +82,7 @@ func openLedger(path string, svc *spec.Service) (*ledger, error) {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
 	return &ledger{
-		path: path, model: model, file: f, inMemory: inMemory(f), size: done.Size, stopped: svc.OnCrash.Mode == spec.CrashStop,
+		path: path, model: model, file: f, inMemory: inMemory(f), fleeting: fleeting(svc), size: done.Size, stopped: svc.OnCrash.Mode == spec.CrashStop,
 	}, nil
 }
 
@@ -90,17 +92,42 @@ func inMemory(f *os.File) bool {
 	return unix.Fstatfs(int(f.Fd()), &s) == nil && (s.Type == unix.TMPFS_MAGIC || s.Type == unix.RAMFS_MAGIC)
 }
 
+// fleeting reports whether apps are connections: those of a monitor that has died are gone with it, so that nothing is lost if
+// what became of them lately is not in the journal. An instance that is not is ended by the next monitor.
+func fleeting(svc *spec.Service) bool { return svc.AppKey == spec.AppKeyConnection }
+
 func (l *ledger) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.writeLate(); err != nil {
+		return errors.Join(err, l.file.Close())
+	}
 	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 		return err
 	}
 	return nil
 }
 
-// write appends records so that they survive the monitor. l.mu is held.
+// maxLate is how many records of fleeting apps may wait for being written.
+const maxLate = 256
+
+// settle writes what has been committed late.
+func (l *ledger) settle() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writeLate()
+}
+
+func (l *ledger) writeLate() error {
+	if len(l.late) == 0 {
+		return nil
+	}
+	return l.write()
+}
+
+// write appends records so that they survive the monitor, behind those that are late. l.mu is held.
 func (l *ledger) write(records ...instance.Record) error {
+	records, l.late = append(l.late, records...), nil
 	if l.behind || l.size > compactAbove && l.size > compactFactor*l.floor {
 		err := l.rewrite() // the records are in the model already
 		l.behind = err != nil
@@ -162,11 +189,39 @@ func (l *ledger) commit(change func(now time.Time) ([]instance.Record, error), u
 	return err
 }
 
+// commitLate is commit for what may be lost with the monitor if apps are fleeting: settle writes it.
+func (l *ledger) commitLate(change func(now time.Time) ([]instance.Record, error), undo func(now time.Time)) error {
+	if !l.fleeting {
+		return l.commit(change, undo)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	records, err := change(time.Now())
+	if err != nil {
+		return err
+	}
+	l.late = append(l.late, records...)
+	if len(l.late) > maxLate {
+		err = l.write()
+		if err != nil && undo != nil {
+			undo(time.Now())
+		}
+	}
+	return err
+}
+
 func one(r instance.Record, err error) ([]instance.Record, error) { return []instance.Record{r}, err }
 
 // branched records app's first instance, or its next one after the last was gone.
 func (l *ledger) branched(app instance.App, from instance.ID, handle json.RawMessage) error {
-	return l.commit(func(now time.Time) ([]instance.Record, error) {
+	return l.branchedBy(l.commit, app, from, handle)
+}
+
+// committer is commit or commitLate.
+type committer func(change func(now time.Time) ([]instance.Record, error), undo func(now time.Time)) error
+
+func (l *ledger) branchedBy(commit committer, app instance.App, from instance.ID, handle json.RawMessage) error {
+	return commit(func(now time.Time) ([]instance.Record, error) {
 		return one(l.model.Branch(now, app, from, handle))
 	}, func(now time.Time) { _, _ = l.model.Lost(now, app, "it could not be recorded") })
 }

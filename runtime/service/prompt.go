@@ -26,7 +26,7 @@ func (m *Monitor) PromptInstance(app instance.App) (engine.Instance, bool) {
 	}
 	defer h.mu.Unlock()
 	head, ok := m.ledger.prompt(app)
-	if !ok || !m.ledger.inMemory || h.inst != nil || // new apps may come often, and a disk may be busy
+	if !ok || !m.ledger.inMemory && !m.ledger.fleeting || h.inst != nil || // new apps may come often, and a disk may be busy
 		h.left || h.making != nil {
 		return nil, false
 	}
@@ -37,7 +37,7 @@ func (m *Monitor) PromptInstance(app instance.App) (engine.Instance, bool) {
 	}
 	defer m.spares.plan(h)
 	rep := x.give(nil)
-	if err := m.ledger.branched(app, head, x.handle); err != nil {
+	if err := m.ledger.branchedBy(m.ledger.commitLate, app, head, x.handle); err != nil {
 		err = errors.Join(err, m.spares.retire(rep.Instance))
 		m.log.WithField("app", string(app)).WithError(err).Warn("cannot record that an app gets a spare instance")
 		return nil, false // the next attempt says it to those whom it concerns
@@ -83,6 +83,27 @@ func (m *Monitor) PromptCrashed(app instance.App, exit engine.Exit, open []engin
 	m.metrics.branched("newest", time.Since(start))
 	m.replacedEvent(h, head, rep)
 	return rep, true, nil
+}
+
+// PromptLeft implements gate.PromptMonitor. The instance is ended when there is time for it.
+func (m *Monitor) PromptLeft(app instance.App) bool {
+	if m.spares == nil || !m.ledger.fleeting {
+		return false
+	}
+	m.mu.Lock()
+	h := m.holdings[app]
+	m.mu.Unlock()
+	if h == nil || !h.mu.TryLock() {
+		return false
+	}
+	defer h.mu.Unlock()
+	if _, ok := m.ledger.prompt(app); !ok || len(h.images) > 0 || h.spare != nil || h.making != nil || !m.spares.mayRetire() {
+		return false
+	}
+	if err := m.takeLeave(h, m.ledger.commitLate, m.spares.retire); err != nil {
+		m.log.WithField("app", string(app)).WithError(err).Error("cannot discard what an app that has gone had")
+	}
+	return true
 }
 
 // Prompted implements gate.PromptMonitor. To wake another thread takes longer than all of the above.
@@ -149,7 +170,7 @@ func (l *ledger) prompt(app instance.App) (head instance.ID, ok bool) {
 // replaced records that app's instance died by itself and that one in state from takes its place, in one step. refusal
 // says that the app is not to have it: then only the death is recorded.
 func (l *ledger) replaced(app instance.App, exit engine.Exit, transactions uint64, from instance.ID, handle []byte) (refusal, err error) {
-	err = l.commit(func(now time.Time) ([]instance.Record, error) {
+	err = l.commitLate(func(now time.Time) ([]instance.Record, error) {
 		records, err := l.model.Crash(now, app, crashOf(now, exit, transactions))
 		if err != nil {
 			return nil, err

@@ -23,8 +23,11 @@ const (
 	spareAfter = 20 * time.Millisecond
 	// spareShare is the part of its time, one in so many, that making spares of one app may take.
 	spareShare = 10
-	// baseAfter is the same for new apps: the one that took the last spare has sent its first request by then.
+	// baseAfter is the same for new apps while half of their spares are left: the one that took the last has sent its first
+	// request by then.
 	baseAfter = time.Millisecond
+	// maxRetired is how many instances may wait for their end, and of these may wait for the spares of which there are few.
+	maxRetired = 64
 	// spareRetry is how long no spare is made after one that could not be, or for which there was no room.
 	spareRetry = 5 * time.Second
 	// maxAppSpares is how many apps have spares; the ones made first go first.
@@ -79,6 +82,7 @@ type spares struct {
 	due     map[*holding]time.Time // when a spare is to be made
 	owners  []*holding             // that have one, the one made first first
 	baseDue time.Time
+	making  chan struct{}     // closed when the one that is being made of the base is there; nil: none is
 	retired []engine.Instance // to be ended
 	stale   []*spare          // to be ended
 	resting time.Time         // until then none is made
@@ -197,6 +201,13 @@ func (s *spares) retire(in engine.Instance) error {
 	return nil
 }
 
+// mayRetire reports whether another instance may wait for its end.
+func (s *spares) mayRetire() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.down && len(s.retired) < maxRetired
+}
+
 // has reports whether take would find something for h. h.mu is held.
 func (s *spares) has(h *holding, id instance.ID) bool {
 	if s == nil {
@@ -234,7 +245,10 @@ func (s *spares) take(h *holding, id instance.ID) (x *spare) {
 				s.stale, x = append(s.stale, x), nil
 			}
 		}
-		s.baseDue = time.Now().Add(baseAfter)
+		s.baseDue = time.Now()
+		if len(s.pool) > s.base/2 {
+			s.baseDue = s.baseDue.Add(baseAfter)
+		}
 	}
 	if x != nil {
 		s.taken.Add(1)
@@ -252,6 +266,27 @@ func (s *spares) await(h *holding) {
 		h.mu.Lock()
 	}
 }
+
+// awaitBase returns once there is a spare of the base or none is being made: likewise.
+func (s *spares) awaitBase() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range maxAwaited {
+		made := s.making
+		if len(s.pool) > 0 || made == nil {
+			return
+		}
+		s.mu.Unlock()
+		<-made
+		s.mu.Lock()
+	}
+}
+
+// maxAwaited is how often somebody else may get the spare that was waited for.
+const maxAwaited = 3
 
 // yield ends all spares, but those of apps with which something is being done, and what else waits for its end: something
 // needs what they take up. It reports whether there was anything.
@@ -303,7 +338,12 @@ func (s *spares) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		s.clear()
+		if err := s.m.ledger.settle(); err != nil {
+			s.m.log.WithError(err).Warn("cannot write what became of apps")
+		}
+		if !s.short(time.Now()) {
+			s.clear()
+		}
 		h, ofBase, wait := s.next(time.Now())
 		switch {
 		case ctx.Err() != nil:
@@ -323,6 +363,14 @@ func (s *spares) run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// short reports whether so few of the base are left, and can be made, that what is to be ended has to wait.
+func (s *spares) short(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pool) <= s.base/4 && len(s.pool) < s.base && !now.Before(s.resting) && !now.Before(s.baseDue) &&
+		len(s.retired)+len(s.stale) < maxRetired/2
 }
 
 // next says what to make now, or how long to wait; negative: until there is something new.
@@ -385,6 +433,16 @@ func (s *spares) rest(h *holding) {
 }
 
 func (s *spares) makeBase(ctx context.Context) error {
+	made := make(chan struct{})
+	s.mu.Lock()
+	s.making = made
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.making = nil
+		s.mu.Unlock()
+		close(made)
+	}()
 	in, plumbed, err := s.m.eng.Branch(ctx, s.m.eng.Base(), nil)
 	if err != nil {
 		return fmt.Errorf("spare of the base: %w", err)
@@ -407,7 +465,7 @@ func (s *spares) makeFor(ctx context.Context, h *holding) error {
 		h.mu.Unlock()
 		return nil // it will be wanted again when that has changed
 	}
-	s.learn(h)
+	s.learn(h.inst, s.m.transactions(h) > 0)
 	made := make(chan struct{})
 	h.making = made
 	img.pinned = true
@@ -473,6 +531,7 @@ func (s *spares) endRetired() error {
 	s.mu.Unlock()
 	var errs []error
 	for _, in := range retired {
+		s.learn(in, true)
 		errs = append(errs, ignoreGone(in.Kill()))
 	}
 	return errors.Join(errs...)

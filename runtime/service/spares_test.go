@@ -17,8 +17,13 @@ import (
 // newSparingMonitor is newTestMonitor with spares of the base, and of apps.
 func newSparingMonitor(t *testing.T, base int) (*Monitor, *fakeEngine, *fakeGate) {
 	t.Helper()
-	m, e, g := newTestMonitor(t, func(s *spec.Service) { s.Spares = base })
-	m.ledger.inMemory = true // whatever the test's directory is on
+	return newSparingMonitorOf(t, base, spec.AppKeyUID)
+}
+
+func newSparingMonitorOf(t *testing.T, base int, key spec.AppKey) (*Monitor, *fakeEngine, *fakeGate) {
+	t.Helper()
+	m, e, g := newTestMonitor(t, func(s *spec.Service) { s.Spares, s.AppKey = base, key })
+	m.ledger.inMemory = key != spec.AppKeyConnection // whatever the test's directory is on
 	m.startSpares(func() bool { return true })
 	t.Cleanup(func() {
 		if err := m.spares.close(); err != nil {
@@ -214,7 +219,13 @@ func TestNoSparesWithoutRoomOrPolicy(t *testing.T) {
 // Apps come, are captured, crash, are restored and leave while spares of them are made; in the end every instance and image
 // belongs to somebody.
 func TestSparesUnderChange(t *testing.T) {
-	m, e, g := newSparingMonitor(t, 3)
+	for key, prefix := range map[spec.AppKey]string{spec.AppKeyUID: "uid:", spec.AppKeyConnection: "conn:"} {
+		t.Run(string(key), func(t *testing.T) { t.Parallel(); sparesUnderChange(t, key, prefix) })
+	}
+}
+
+func sparesUnderChange(t *testing.T, key spec.AppKey, prefix string) {
+	m, e, g := newSparingMonitorOf(t, 3, key)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	done := make(chan struct{})
@@ -224,7 +235,7 @@ func TestSparesUnderChange(t *testing.T) {
 			defer func() { done <- struct{}{} }()
 			r := rand.New(rand.NewPCG(uint64(n), 1))
 			for ctx.Err() == nil {
-				if err := live(m, g, instance.App(fmt.Sprint("uid:", n)), r); err != nil {
+				if err := live(m, g, instance.App(fmt.Sprint(prefix, n)), r); err != nil {
 					t.Error(err)
 					return
 				}
@@ -255,7 +266,97 @@ func TestSparesUnderChange(t *testing.T) {
 	if m.spares.taken.Load() == 0 {
 		t.Error("no spare was ever taken")
 	}
+	if err := m.ledger.settle(); err != nil {
+		t.Error(err)
+	}
 	sameAsReplayed(t, m)
+}
+
+// Apps that end with the monitor get their instances before that is in the journal, wherever that is, and are taken leave of
+// in the same way; what is written is in order.
+func TestFleetingAppsAreRecordedLate(t *testing.T) {
+	m, e, g := newSparingMonitorOf(t, 2, spec.AppKeyConnection)
+	full := func() bool { return m.spares.count().Base == 2 }
+	eventually(t, "no spares are made", full)
+	replayed := func() *ledger {
+		again, err := openLedger(m.ref.layout().journal(), m.svc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = again.close() }) // only read
+		return again
+	}
+	in, ok := m.PromptInstance("conn:1")
+	if !ok {
+		t.Fatal("no spare was given")
+	}
+	g.enter("conn:1").inst = in
+	if n := len(replayed().apps()); n != 0 {
+		t.Errorf("%d apps are in the journal already", n)
+	}
+	m.Prompted()
+	eventually(t, "the journal knows the app", func() bool { return len(replayed().apps()) == 1 })
+	sameAsReplayed(t, m)
+
+	eventually(t, "the spare is replaced", full)
+	other, ok := m.PromptInstance("conn:2")
+	if !ok {
+		t.Fatal("no spare was given")
+	}
+	g.enter("conn:2").inst = other
+	if err := m.Checkpoint(t.Context(), "conn:2", "every", nil); err != nil {
+		t.Fatal(err)
+	}
+	sameAsReplayed(t, m) // the line that was late is before the checkpoint's
+	if m.PromptLeft("conn:2") {
+		t.Error("an app with checkpoints was left at once")
+	}
+	if !m.PromptLeft("conn:1") {
+		t.Fatal("an app without checkpoints was not left at once")
+	}
+	m.Prompted()
+	eventually(t, "the instance is ended", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.instances[in.(*fakeInstance).n] == nil
+	})
+	eventually(t, "the journal knows of it", func() bool { return len(replayed().apps()) == 1 })
+	if _, ok := m.PromptInstance("conn:2"); ok {
+		t.Error("an app got a second instance")
+	}
+}
+
+// An app that finds no spare gets the one that is being made, which is there sooner than another.
+func TestNewAppWaitsForTheSpareThatIsBeingMade(t *testing.T) {
+	m, _, _ := newTestMonitor(t, func(s *spec.Service) { s.Spares = 1 })
+	s := &spares{m: m, base: 1, due: map[*holding]time.Time{}, wake: make(chan struct{}, 1), making: make(chan struct{})}
+	m.spares = s
+	made, _, err := m.eng.Branch(t.Context(), m.eng.Base(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan engine.Instance)
+	go func() {
+		in, err := m.Instance(t.Context(), "uid:1")
+		if err != nil {
+			t.Error(err)
+		}
+		got <- in
+	}()
+	select {
+	case <-got:
+		t.Fatal("it did not wait")
+	case <-time.After(20 * time.Millisecond):
+	}
+	s.mu.Lock()
+	s.pool = append(s.pool, &spare{inst: made, from: instance.Base, handle: made.Handle()})
+	close(s.making)
+	s.making = nil
+	s.mu.Unlock()
+	if in := <-got; in != made {
+		t.Errorf("got %v", in)
+	}
+	m.spares = nil
 }
 
 // live is a stretch of an app's life.
@@ -304,5 +405,9 @@ func live(m *Monitor, g *fakeGate, app instance.App, r *rand.Rand) error {
 		return err
 	}
 	g.leave(app)
+	if m.PromptLeft(app) {
+		m.Prompted()
+		return nil
+	}
 	return m.Left(ctx, app)
 }

@@ -106,7 +106,7 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 		if m.connected(h.inst) {
 			return settle(h.inst)
 		}
-		return m.takeLeave(h)
+		return m.leaveNow(h)
 	}
 	if !known.State.Live() {
 		return nil

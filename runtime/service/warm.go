@@ -24,19 +24,19 @@ type warmth struct {
 	last  atomic.Int64 // when the last look was, of time.Since(Monitor.since)
 }
 
-// learn looks at what memory h's instance uses, if it has served and it is time to. h.mu is held.
-func (s *spares) learn(h *holding) {
-	if s == nil || s.warmth.by == nil || h.inst == nil {
+// learn looks at what memory in uses, if it has served and it is time to. Nobody else ends it meanwhile.
+func (s *spares) learn(in engine.Instance, served bool) {
+	if s == nil || s.warmth.by == nil || !served {
 		return
 	}
 	w, now := &s.warmth, int64(time.Since(s.m.since))
-	if w.looks.Load() >= firstLooks && now < w.last.Load()+int64(lookPause) || s.m.transactions(h) == 0 {
+	if w.looks.Load() >= firstLooks && now < w.last.Load()+int64(lookPause) {
 		return
 	}
 	w.last.Store(now)
-	if err := w.by.Learn(h.inst); err != nil {
+	if err := w.by.Learn(in); err != nil {
 		if !errors.Is(err, engine.ErrGone) {
-			s.m.log.WithField("app", string(h.app)).WithError(err).Debug("cannot tell what memory the instance uses")
+			s.m.log.WithError(err).Debug("cannot tell what memory an instance uses")
 		}
 		return
 	}

@@ -124,7 +124,7 @@ func (g *Gate) leave(a *app) {
 	case phaseBusy, phaseLeaving: // resume or fail asks again
 		return
 	case phaseReady:
-		if !a.inst.Dormant() {
+		if g.strict && !a.inst.Dormant() {
 			// Nobody else may run before it is dead: its pidfd tells.
 			a.phase = phaseLeaving
 			a.settleFrom = 0
@@ -141,6 +141,10 @@ func (g *Gate) leave(a *app) {
 func (g *Gate) farewell(a *app) {
 	g.occupy(a)
 	a.due, a.settleFrom = "", 0
+	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok && p.PromptLeft(a.key) {
+		g.promptly(p, func() { g.forget(a) })
+		return
+	}
 	g.departing++
 	g.background(func(ctx context.Context) func() {
 		err := g.cfg.Monitor.Left(context.WithoutCancel(ctx), a.key)
