@@ -93,6 +93,7 @@ const (
 	targetGet         = 1.6  // of a GET without corsa
 	targetDirect      = 1.03 // the same, on a direct path
 	targetRestore     = 5000 // µs
+	targetSpare       = 50   // µs, of the switch
 	targetSwap        = 0.25 // of a one-way pipe switch
 	threadsOfThreaded = 8
 )

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -35,12 +36,21 @@ func (r *run) restores(s *subject) (err error) {
 func (r *run) restore(a *app, img engine.Image, spare bool) error {
 	s := a.s
 	branch := func() (engine.Instance, []engine.Plumbed, error) {
-		return s.svc.Branch(r.ctx, img, []engine.ConnID{a.id})
+		in, plumbed, err := s.svc.Branch(r.ctx, img, []engine.ConnID{a.id})
+		if err == nil && spare {
+			err = s.warm(r.ctx, in)
+		}
+		return in, plumbed, err
 	}
-	var times, deaths, branches []time.Duration
+	var times, deaths, branches, firsts, agains []time.Duration
 	err := r.repeat(50, 1000, func() error {
 		if err := a.turn(s.echo, s.reply); err != nil {
 			return err
+		}
+		if spare && len(times) < learnFrom {
+			if err := s.learn(a.in); err != nil {
+				return err
+			}
 		}
 		var in engine.Instance
 		var plumbed []engine.Plumbed
@@ -79,21 +89,51 @@ func (r *run) restore(a *app, img engine.Image, spare bool) error {
 		if err := a.turn(s.echo, s.reply); err != nil {
 			return err
 		}
-		times = append(times, t2.Sub(t0)+time.Since(t3))
+		t4 := time.Now()
+		if err := a.ask(s.echo, s.reply); err != nil {
+			return err
+		}
+		times = append(times, t2.Sub(t0)+t4.Sub(t3))
+		firsts, agains = append(firsts, t4.Sub(t3)), append(agains, time.Since(t4))
 		deaths, branches = append(deaths, t1.Sub(t0)), append(branches, t2.Sub(t1))
 		return a.park()
 	})
 	if err != nil {
 		return err
 	}
-	death, branched, value := describe(deaths), describe(branches), describe(times)
-	row := Row{Name: rowSpare, Service: s.name, CPU: AnyCPU, Value: value, Parts: map[string]Dist{"death": death}, Note: fmt.Sprintf("death %.0f", death.P50)}
-	if !spare {
+	// What the reply takes longer than that of a running instance is the switch.
+	death, branched, value, change := describe(deaths), describe(branches), describe(times), describe(firsts).minus(describe(agains))
+	row := Row{
+		Name: rowSpare, Service: s.name, CPU: AnyCPU, Value: value, Parts: map[string]Dist{"death": death, "switch": change},
+		Note: fmt.Sprintf("death %.0f, switch %.0f", death.P50, change.P50),
+	}
+	if spare {
+		row = row.aim(targetSpare, change.P50)
+	} else {
 		row.Name, row.Parts["branch"] = rowRestore, branched
 		row.Note += fmt.Sprintf(", branch %.0f", branched.P50)
 		row = row.aim(targetRestore, value.P50)
 	}
 	r.add(row)
+	return nil
+}
+
+// learnFrom is how many instances are looked at for what memory they use.
+const learnFrom = 4
+
+// learn has the engine look at what memory in uses, if it can.
+func (s *subject) learn(in engine.Instance) error {
+	if w, ok := s.svc.(engine.Warmer); ok {
+		return w.Learn(in)
+	}
+	return nil
+}
+
+// warm makes a spare of in, as the monitor does.
+func (s *subject) warm(ctx context.Context, in engine.Instance) error {
+	if w, ok := s.svc.(engine.Warmer); ok {
+		return w.Warm(ctx, in)
+	}
 	return nil
 }
 
@@ -109,10 +149,16 @@ func (r *run) firsts(s *subject) error {
 				return err
 			}
 			if name == rowReady {
+				if err := s.warm(r.ctx, in); err != nil {
+					return errors.Join(err, in.Kill())
+				}
 				t0 = time.Now()
 			}
 			took, err := s.first(in, t0)
 			times = append(times, took)
+			if err == nil && len(times) <= learnFrom {
+				err = s.learn(in)
+			}
 			return errors.Join(err, in.Kill())
 		})
 		if err != nil {

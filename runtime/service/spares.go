@@ -26,7 +26,10 @@ const (
 	// baseAfter is the same for new apps while half of their spares are left: the one that took the last has sent its first
 	// request by then.
 	baseAfter = time.Millisecond
-	// maxRetired is how many instances may wait for their end, and of these may wait for the spares of which there are few.
+	// endAfter is how long instances that nobody uses any more wait for their end: whoever comes after them, or gets what
+	// takes their place, needs the processors now.
+	endAfter = time.Millisecond
+	// maxRetired is how many may wait for it, and half of these for spares, too, while there are few.
 	maxRetired = 64
 	// spareRetry is how long no spare is made after one that could not be, or for which there was no room.
 	spareRetry = 5 * time.Second
@@ -84,6 +87,7 @@ type spares struct {
 	baseDue time.Time
 	making  chan struct{}     // closed when the one that is being made of the base is there; nil: none is
 	retired []engine.Instance // to be ended
+	endDue  time.Time         // when the first of them is
 	stale   []*spare          // to be ended
 	resting time.Time         // until then none is made
 	cost    time.Duration     // of the last one
@@ -196,6 +200,9 @@ func (s *spares) retire(in engine.Instance) error {
 	defer s.mu.Unlock()
 	if s.down {
 		return ignoreGone(in.Kill())
+	}
+	if len(s.retired) == 0 {
+		s.endDue = time.Now().Add(endAfter)
 	}
 	s.retired = append(s.retired, in)
 	return nil
@@ -341,7 +348,7 @@ func (s *spares) run(ctx context.Context) {
 		if err := s.m.ledger.settle(); err != nil {
 			s.m.log.WithError(err).Warn("cannot write what became of apps")
 		}
-		if !s.short(time.Now()) {
+		if s.mayClear(time.Now()) {
 			s.clear()
 		}
 		h, ofBase, wait := s.next(time.Now())
@@ -365,12 +372,18 @@ func (s *spares) run(ctx context.Context) {
 	}
 }
 
-// short reports whether so few of the base are left, and can be made, that what is to be ended has to wait.
-func (s *spares) short(now time.Time) bool {
+// mayClear reports whether it is time to end what is not needed any more: not at once, and not while few spares of the base are
+// left and more can be made, unless it is much.
+func (s *spares) mayClear(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.pool) <= s.base/4 && len(s.pool) < s.base && !now.Before(s.resting) && !now.Before(s.baseDue) &&
-		len(s.retired)+len(s.stale) < maxRetired/2
+	switch {
+	case len(s.retired)+len(s.stale) >= maxRetired/2:
+		return true
+	case len(s.pool) < s.base && len(s.pool) <= s.base/4 && !now.Before(s.resting) && !now.Before(s.baseDue):
+		return false
+	}
+	return len(s.retired) == 0 || !now.Before(s.endDue)
 }
 
 // next says what to make now, or how long to wait; negative: until there is something new.
@@ -387,6 +400,9 @@ func (s *spares) next(now time.Time) (h *holding, ofBase bool, wait time.Duratio
 	}
 	if len(s.pool) < s.base && sooner(s.baseDue) {
 		return nil, true, 0
+	}
+	if left := max(s.endDue.Sub(now), 0); len(s.retired) > 0 && (wait < 0 || left < wait) {
+		wait = left
 	}
 	for x, at := range s.due {
 		if sooner(at) {

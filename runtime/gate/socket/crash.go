@@ -42,7 +42,10 @@ func (g *Gate) crashed(a *app) {
 		}
 		a.inst = nil
 		g.replace(a, rep, true)
-		g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
+		// When the app goes on: to write a line of the log takes as long as all the rest.
+		g.post(func() {
+			g.logApp(a).WithField("pid", rep.Instance.PID()).Info("the instance was replaced after a crash")
+		})
 	}
 	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok {
 		if rep, ok, err := p.PromptCrashed(a.key, exit, open); ok {
