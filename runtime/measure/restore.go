@@ -42,7 +42,7 @@ func (r *run) restore(a *app, img engine.Image, spare bool) error {
 		}
 		return in, plumbed, err
 	}
-	var times, deaths, branches, firsts, agains []time.Duration
+	var times, deaths, branches, firsts, seconds []time.Duration
 	err := r.repeat(50, 1000, func() error {
 		if err := a.turn(s.echo, s.reply); err != nil {
 			return err
@@ -94,7 +94,7 @@ func (r *run) restore(a *app, img engine.Image, spare bool) error {
 			return err
 		}
 		times = append(times, t2.Sub(t0)+t4.Sub(t3))
-		firsts, agains = append(firsts, t4.Sub(t3)), append(agains, time.Since(t4))
+		firsts, seconds = append(firsts, t4.Sub(t3)), append(seconds, time.Since(t4))
 		deaths, branches = append(deaths, t1.Sub(t0)), append(branches, t2.Sub(t1))
 		return a.park()
 	})
@@ -102,7 +102,7 @@ func (r *run) restore(a *app, img engine.Image, spare bool) error {
 		return err
 	}
 	// What the reply takes longer than that of a running instance is the switch.
-	death, branched, value, change := describe(deaths), describe(branches), describe(times), describe(firsts).minus(describe(agains))
+	death, branched, value, change := describe(deaths), describe(branches), describe(times), describe(firsts).minus(describe(seconds))
 	row := Row{
 		Name: rowSpare, Service: s.name, CPU: AnyCPU, Value: value, Parts: map[string]Dist{"death": death, "switch": change},
 		Note: fmt.Sprintf("death %.0f, switch %.0f", death.P50, change.P50),
