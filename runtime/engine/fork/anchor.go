@@ -30,6 +30,10 @@ type anchor struct {
 	own   *ctl // for commands
 	next  *ctl // the other page, prepared for the next fork; nil if it is not
 
+	// leader is that of the instance whose memory the anchor shares; nil: it is alone. One that has died may have written over what the
+	// agent lives by, which then does not answer.
+	leader *process
+
 	guarded sync.Mutex // see service.guard
 
 	apart  []region // regions that a fork leaves out unless told otherwise (MADV_DONTFORK)
@@ -44,7 +48,7 @@ func (a *anchor) exec(ctx context.Context, b *batch) ([]byte, error) {
 	}
 	cmd, err := a.start(b)
 	if err == nil {
-		err = a.own.await(ctx, cmd, a.alive)
+		err = a.own.await(ctx, cmd, a.answers)
 	}
 	if err == nil {
 		err = a.check(b)
@@ -58,6 +62,9 @@ func (a *anchor) exec(ctx context.Context, b *batch) ([]byte, error) {
 	}
 	return enc, nil
 }
+
+// answers reports whether the agent can be expected to.
+func (a *anchor) answers() bool { return a.alive() && (a.leader == nil || a.leader.alive()) }
 
 // start makes the agent run the batch and returns the number of the command, for own.await.
 func (a *anchor) start(b *batch) (uint32, error) {

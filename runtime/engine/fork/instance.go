@@ -57,6 +57,7 @@ func (in *instance) start(ctx context.Context, m *image) error {
 	if in.leader, in.initp, err = sp.run(ctx); err != nil {
 		return err
 	}
+	in.a.leader = &in.leader
 	for i := range sp.threads {
 		sp.threads[i].Pending = nil // they have been queued
 	}
@@ -398,6 +399,7 @@ func (s *service) OpenInstance(ctx context.Context, handle json.RawMessage) (eng
 	if in.leader, err = h.Leader.reopen(); err != nil {
 		return nil, in.notOpened(err)
 	}
+	a.leader = &in.leader
 	if err := a.tidy(); err != nil {
 		return nil, in.notOpened(err)
 	}
