@@ -154,7 +154,7 @@ func TestRootlessService(t *testing.T) {
 		t.Errorf("set: %q", got)
 	}
 	// It is shown to the gate as the user that 2002 would be shown as.
-	if got := containertest.RedisAs(t, 2001, socket, "get", "k"); !strings.Contains(got, "closed") && !strings.Contains(got, "reset") {
+	if got := containertest.RedisAs(t, 2001, socket, "set", "k", "two"); strings.Contains(got, "OK") { // or an error, or nothing if it dies of SIGPIPE
 		t.Errorf("a user who cannot be told from others: %q", got)
 	}
 	if got := containertest.RedisAs(t, nobody, socket, "get", "k"); got != "one" {
