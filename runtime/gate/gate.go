@@ -49,8 +49,6 @@ type PromptMonitor interface {
 	PromptInstance(app instance.App) (in engine.Instance, ok bool)
 	// PromptCrashed is Monitor.Crashed.
 	PromptCrashed(app instance.App, exit engine.Exit, open []engine.ConnID) (rep Replacement, ok bool, err error)
-	// PromptLeft is Monitor.Left. The instance may run on for a while.
-	PromptLeft(app instance.App) bool
 	// Prompted is called after one of these has given something, when the app goes on: what can wait is done then.
 	Prompted()
 }

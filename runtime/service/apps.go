@@ -58,9 +58,6 @@ func (m *Monitor) Instance(ctx context.Context, app instance.App) (engine.Instan
 		}
 	}
 	m.spares.await(h)
-	if m.ledger.head(app) == instance.Base {
-		m.spares.awaitBase()
-	}
 	rep, err := m.firstInstance(ctx, h, nil)
 	return rep.Instance, err
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/gate/socket"
 	"corsa.dev/corsa/runtime/instance"
 	"corsa.dev/corsa/spec"
@@ -17,29 +16,22 @@ func (m *Monitor) Left(_ context.Context, app instance.App) error {
 	h := m.holding(app)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return m.leaveNow(h)
+	return m.takeLeave(h)
 }
 
-// leaveNow is takeLeave that waits for all of it. h.mu is held.
-func (m *Monitor) leaveNow(h *holding) error {
-	return m.takeLeave(h, m.ledger.commit, func(in engine.Instance) error {
-		if m.spares != nil {
-			m.spares.learn(in, m.transactions(h) > 0)
-		}
-		return ignoreGone(in.Kill())
-	})
-}
-
-// takeLeave has h's instance ended and discards what nobody has tagged. h.mu is held.
-func (m *Monitor) takeLeave(h *holding, commit committer, end func(engine.Instance) error) error {
+// takeLeave ends h's instance and discards what nobody has tagged. h.mu is held.
+func (m *Monitor) takeLeave(h *holding) error {
 	h.given, h.left = false, true
 	m.spares.drop(h)
 	var err error
 	if h.inst != nil {
-		err = end(h.inst)
+		if m.spares != nil {
+			m.spares.learn(h.inst, m.transactions(h) > 0)
+		}
+		err = ignoreGone(h.inst.Kill())
 		h.inst = nil
 	}
-	discarded, stays, e := m.ledger.left(commit, h.app)
+	discarded, stays, e := m.ledger.left(h.app)
 	if err = errors.Join(err, e); e == nil {
 		err = errors.Join(err, m.free(h, discarded))
 	}
@@ -90,8 +82,8 @@ func (m *Monitor) absent(app instance.App) error {
 
 // left records that app has gone for good: of its checkpoints those with a tag are kept, the rest is returned. stays
 // says whether the app does, which it does for their sake.
-func (l *ledger) left(commit committer, app instance.App) (discarded []instance.ID, stays bool, err error) {
-	err = commit(func(now time.Time) ([]instance.Record, error) {
+func (l *ledger) left(app instance.App) (discarded []instance.ID, stays bool, err error) {
+	err = l.commit(func(now time.Time) ([]instance.Record, error) {
 		h, err := l.model.History(app)
 		if errors.Is(err, instance.ErrUnknownApp) {
 			return nil, nil // it left before it had anything

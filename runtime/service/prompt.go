@@ -85,27 +85,6 @@ func (m *Monitor) PromptCrashed(app instance.App, exit engine.Exit, open []engin
 	return rep, true, nil
 }
 
-// PromptLeft implements gate.PromptMonitor. The instance is ended when there is time for it.
-func (m *Monitor) PromptLeft(app instance.App) bool {
-	if m.spares == nil || !m.ledger.fleeting {
-		return false
-	}
-	m.mu.Lock()
-	h := m.holdings[app]
-	m.mu.Unlock()
-	if h == nil || !h.mu.TryLock() {
-		return false
-	}
-	defer h.mu.Unlock()
-	if _, ok := m.ledger.prompt(app); !ok || len(h.images) > 0 || h.spare != nil || h.making != nil || !m.spares.mayRetire() {
-		return false
-	}
-	if err := m.takeLeave(h, m.ledger.commitLate, m.spares.retire); err != nil {
-		m.log.WithField("app", string(app)).WithError(err).Error("cannot discard what an app that has gone had")
-	}
-	return true
-}
-
 // Prompted implements gate.PromptMonitor. To wake another thread takes longer than all of the above.
 func (m *Monitor) Prompted() {
 	m.spares.nudge()

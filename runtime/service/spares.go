@@ -85,7 +85,6 @@ type spares struct {
 	due     map[*holding]time.Time // when a spare is to be made
 	owners  []*holding             // that have one, the one made first first
 	baseDue time.Time
-	making  chan struct{}     // closed when the one that is being made of the base is there; nil: none is
 	retired []engine.Instance // to be ended
 	endDue  time.Time         // when the first of them is
 	stale   []*spare          // to be ended
@@ -208,13 +207,6 @@ func (s *spares) retire(in engine.Instance) error {
 	return nil
 }
 
-// mayRetire reports whether another instance may wait for its end.
-func (s *spares) mayRetire() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.down && len(s.retired) < maxRetired
-}
-
 // has reports whether take would find something for h. h.mu is held.
 func (s *spares) has(h *holding, id instance.ID) bool {
 	if s == nil {
@@ -273,27 +265,6 @@ func (s *spares) await(h *holding) {
 		h.mu.Lock()
 	}
 }
-
-// awaitBase returns once there is a spare of the base or none is being made: likewise.
-func (s *spares) awaitBase() {
-	if s == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for range maxAwaited {
-		made := s.making
-		if len(s.pool) > 0 || made == nil {
-			return
-		}
-		s.mu.Unlock()
-		<-made
-		s.mu.Lock()
-	}
-}
-
-// maxAwaited is how often somebody else may get the spare that was waited for.
-const maxAwaited = 3
 
 // yield ends all spares, but those of apps with which something is being done, and what else waits for its end: something
 // needs what they take up. It reports whether there was anything.
@@ -449,16 +420,6 @@ func (s *spares) rest(h *holding) {
 }
 
 func (s *spares) makeBase(ctx context.Context) error {
-	made := make(chan struct{})
-	s.mu.Lock()
-	s.making = made
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.making = nil
-		s.mu.Unlock()
-		close(made)
-	}()
 	in, plumbed, err := s.m.eng.Branch(ctx, s.m.eng.Base(), nil)
 	if err != nil {
 		return fmt.Errorf("spare of the base: %w", err)

@@ -272,10 +272,10 @@ func sparesUnderChange(t *testing.T, key spec.AppKey, prefix string) {
 	sameAsReplayed(t, m)
 }
 
-// Apps that end with the monitor get their instances before that is in the journal, wherever that is, and are taken leave of
-// in the same way; what is written is in order.
+// Apps that end with the monitor get their instances before that is in the journal, wherever that is; what is written is in
+// order.
 func TestFleetingAppsAreRecordedLate(t *testing.T) {
-	m, e, g := newSparingMonitorOf(t, 2, spec.AppKeyConnection)
+	m, _, g := newSparingMonitorOf(t, 2, spec.AppKeyConnection)
 	full := func() bool { return m.spares.count().Base == 2 }
 	eventually(t, "no spares are made", full)
 	replayed := func() *ledger {
@@ -308,55 +308,9 @@ func TestFleetingAppsAreRecordedLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameAsReplayed(t, m) // the line that was late is before the checkpoint's
-	if m.PromptLeft("conn:2") {
-		t.Error("an app with checkpoints was left at once")
-	}
-	if !m.PromptLeft("conn:1") {
-		t.Fatal("an app without checkpoints was not left at once")
-	}
-	m.Prompted()
-	eventually(t, "the instance is ended", func() bool {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.instances[in.(*fakeInstance).n] == nil
-	})
-	eventually(t, "the journal knows of it", func() bool { return len(replayed().apps()) == 1 })
 	if _, ok := m.PromptInstance("conn:2"); ok {
 		t.Error("an app got a second instance")
 	}
-}
-
-// An app that finds no spare gets the one that is being made, which is there sooner than another.
-func TestNewAppWaitsForTheSpareThatIsBeingMade(t *testing.T) {
-	m, _, _ := newTestMonitor(t, func(s *spec.Service) { s.Spares = 1 })
-	s := &spares{m: m, base: 1, due: map[*holding]time.Time{}, wake: make(chan struct{}, 1), making: make(chan struct{})}
-	m.spares = s
-	made, _, err := m.eng.Branch(t.Context(), m.eng.Base(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan engine.Instance)
-	go func() {
-		in, err := m.Instance(t.Context(), "uid:1")
-		if err != nil {
-			t.Error(err)
-		}
-		got <- in
-	}()
-	select {
-	case <-got:
-		t.Fatal("it did not wait")
-	case <-time.After(20 * time.Millisecond):
-	}
-	s.mu.Lock()
-	s.pool = append(s.pool, &spare{inst: made, from: instance.Base, handle: made.Handle()})
-	close(s.making)
-	s.making = nil
-	s.mu.Unlock()
-	if in := <-got; in != made {
-		t.Errorf("got %v", in)
-	}
-	m.spares = nil
 }
 
 // live is a stretch of an app's life.
@@ -405,9 +359,5 @@ func live(m *Monitor, g *fakeGate, app instance.App, r *rand.Rand) error {
 		return err
 	}
 	g.leave(app)
-	if m.PromptLeft(app) {
-		m.Prompted()
-		return nil
-	}
 	return m.Left(ctx, app)
 }

@@ -106,7 +106,7 @@ func (m *Monitor) reopen(ctx context.Context, app instance.App) error {
 		if m.connected(h.inst) {
 			return settle(h.inst)
 		}
-		return m.leaveNow(h)
+		return m.takeLeave(h)
 	}
 	if !known.State.Live() {
 		return nil

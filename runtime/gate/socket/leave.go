@@ -141,10 +141,6 @@ func (g *Gate) leave(a *app) {
 func (g *Gate) farewell(a *app) {
 	g.occupy(a)
 	a.due, a.settleFrom = "", 0
-	if p, ok := g.cfg.Monitor.(gate.PromptMonitor); ok && p.PromptLeft(a.key) {
-		g.promptly(p, func() { g.forget(a) })
-		return
-	}
 	g.departing++
 	g.background(func(ctx context.Context) func() {
 		err := g.cfg.Monitor.Left(context.WithoutCancel(ctx), a.key)
