@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ func (f *createFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.pidFile, "pid-file", "", "file to write the host pid of the container's first process to")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "do not use pivot_root; for a root on a ramdisk")
 	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
-	fs.IntVar(&f.preserveFDs, "preserve-fds", 0, "pass on N further descriptors, from 3")
+	fs.IntVar(&f.preserveFDs, "preserve-fds", 0, "pass on N further descriptors, from 3 or behind those of $LISTEN_FDS")
 }
 
 // addPidfd is for verbs whose first process is not CRIU's.
@@ -54,7 +55,8 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 	if err != nil {
 		return sandbox.Options{}, fmt.Errorf("%s: %w", bundle, err)
 	}
-	files, err := preservedFiles(f.preserveFDs)
+	listening := listeningFiles(spec.Process)
+	preserved, err := preservedFiles(3+len(listening), f.preserveFDs)
 	if err != nil {
 		return sandbox.Options{}, err
 	}
@@ -69,7 +71,7 @@ func (f *createFlags) options(g *globals, id string) (sandbox.Options, error) {
 		Bundle:          bundle,
 		Spec:            spec,
 		PIDFile:         f.pidFile,
-		ExtraFiles:      files,
+		ExtraFiles:      append(listening, preserved...),
 		NoPivot:         f.noPivot,
 		NoNewKeyring:    f.noNewKeyring,
 		SystemdCgroup:   g.SystemdCgroup,
@@ -136,13 +138,27 @@ func dialPidfd(path string) (*os.File, error) {
 	return sandbox.DialPidfd(path)
 }
 
-// preservedFiles are our descriptors 3 to 3+n-1.
-func preservedFiles(n int) ([]*os.File, error) {
+// listeningFiles are the sockets that a service manager has opened for us (sd_listen_fds(3)). p is told of them: it has
+// them from descriptor 3, and it is pid 1 where it looks.
+func listeningFiles(p *specs.Process) []*os.File {
+	files := activation.Files(false)
+	if len(files) == 0 {
+		return nil
+	}
+	p.Env = append(p.Env, fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_PID=1")
+	if names := os.Getenv("LISTEN_FDNAMES"); names != "" {
+		p.Env = append(p.Env, "LISTEN_FDNAMES="+names)
+	}
+	return files
+}
+
+// preservedFiles are n of our descriptors, from first.
+func preservedFiles(first, n int) ([]*os.File, error) {
 	if n < 0 {
 		return nil, usagef("--preserve-fds %d: must not be negative", n)
 	}
 	var files []*os.File
-	for fd := 3; fd < 3+n; fd++ {
+	for fd := first; fd < first+n; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 			return nil, fmt.Errorf("--preserve-fds %d: descriptor %d: %w", n, fd, err)
 		}

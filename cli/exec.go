@@ -80,7 +80,7 @@ func newExecCommand(g *globals) *cobra.Command {
 			if o.SubCgroups, err = subCgroups(f.cgroups); err != nil {
 				return err
 			}
-			if o.ExtraFiles, err = preservedFiles(preserveFDs); err != nil {
+			if o.ExtraFiles, err = preservedFiles(3, preserveFDs); err != nil {
 				return err
 			}
 			if o.PidfdSocket, err = dialPidfd(pidfdSocket); err != nil {

@@ -278,6 +278,35 @@ func TestPreservedDescriptors(t *testing.T) {
 	c.fails(1, "bad file descriptor", "run", "--preserve-fds", "898", "-b", dir, containerID(t))
 }
 
+// Sockets that a service manager has opened (sd_listen_fds(3)) come first, preserved descriptors behind them.
+func TestSocketActivation(t *testing.T) {
+	c := newCorsa(t)
+	dir := busyboxBundle(t, c, nil, "sh", "-c", `echo "$LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES"; cat <&3; cat <&4`)
+	var files []*os.File
+	for _, text := range []string{"listening ", "preserved"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, r)
+	}
+	cmd := c.command("run", "--preserve-fds", "1", "-b", dir, containerID(t))
+	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.Env = append(cmd.Environ(), "LISTEN_FDS=1", "LISTEN_FDNAMES=web")
+	cmd.ExtraFiles = files
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "1 1 web\nlistening preserved" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
 // The data loss that libcontainer's delete causes after a restore was killed.
 func TestDeleteSparesWhatAKilledRestoreLeftMounted(t *testing.T) {
 	c := newCorsa(t)
