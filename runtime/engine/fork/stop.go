@@ -93,6 +93,7 @@ func (t *tracee) stopOthers(limit time.Duration) error {
 
 // toBoundary brings the stopped threads to a transaction boundary, or, with limit 0, prepares them to stay where they are.
 func (t *tracee) toBoundary(limit time.Duration, deadline time.Time) error {
+	defer t.dropDead()
 	for i := range t.threads {
 		th := &t.threads[i]
 		if !th.held || th.walked {
@@ -101,7 +102,12 @@ func (t *tracee) toBoundary(limit time.Duration, deadline time.Time) error {
 		if limit == 0 {
 			th.broken = !t.atRest(th)
 		} else {
-			if err := t.walk(th, deadline); err != nil {
+			err := t.walk(th, deadline)
+			if errors.Is(err, errThreadGone) {
+				th.tid = 0
+				continue
+			}
+			if err != nil {
 				return err
 			}
 			th.broken = false

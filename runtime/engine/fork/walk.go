@@ -10,7 +10,8 @@ import (
 	"corsa.dev/corsa/runtime/engine"
 )
 
-// walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call.
+// walk lets a thread that is in the middle of a transaction run on to the entry of its next waiting call. errThreadGone: it has
+// ended on its way, and is not held any more.
 func (t *tracee) walk(th *thread, deadline time.Time) error {
 	for !t.atRest(th) {
 		if time.Now().After(deadline) {
@@ -70,10 +71,7 @@ func (t *tracee) resumeInterrupted(th *thread) error {
 	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
 		return gone(t.pid, err)
 	}
-	if err := t.await(th); err != nil {
-		return gone(t.pid, unix.ESRCH)
-	}
-	return nil
+	return t.ended(th, t.await(th))
 }
 
 // nextCall runs the thread to its next system call entry. false: a time slice passed without one.
@@ -88,7 +86,8 @@ func (t *tracee) nextCall(th *thread, deadline time.Time) (bool, error) {
 			continue
 		}
 		if err != nil || (n == th.tid && !ws.Stopped()) {
-			return false, gone(t.pid, unix.ESRCH)
+			th.held = false
+			return false, t.ended(th, errThreadGone)
 		}
 		if n == 0 {
 			if time.Now().After(deadline) {
@@ -125,8 +124,20 @@ func (t *tracee) interruptRunning(th *thread) error {
 	if err := ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0); err != nil {
 		return gone(t.pid, err)
 	}
-	if err := t.await(th); err != nil {
+	return t.ended(th, t.await(th))
+}
+
+// ended is err, if that says that the thread has ended: which is the end of the process if the thread is its first.
+func (t *tracee) ended(th *thread, err error) error {
+	if !errors.Is(err, errThreadGone) {
+		return err
+	}
+	if th.tid == t.pid {
 		return gone(t.pid, unix.ESRCH)
 	}
-	return nil
+	if th.held {
+		reap(th.tid)
+		th.held = false
+	}
+	return err
 }
