@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/runtime/sockpath"
 )
 
 // What cannot be dumped is named, with the way out, and the container goes on.
@@ -73,7 +75,8 @@ func listenOn(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 8)); err != nil {
+	bind := func(name string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: name}) }
+	if err := errors.Join(sockpath.With(path, bind), unix.Listen(fd, 8)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,8 +15,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// counter counts in a file of its own root, so that one sees whether it goes on and from where.
-const counter = `n=0; while :; do n=$((n+1)); echo $n > /state/new; mv /state/new /state/n; sleep 0.02; done`
+// counter counts in its own root, so that one sees whether it goes on and from where.
+const counter = `n=0; while :; do n=$((n+1)); ` + countShell + `; sleep 0.02; done`
+
+// countShell makes a link to $n. A file could be open in a checkpoint, and the container, going on, would rename it.
+const countShell = `ln -sfn $n /state/new; mv /state/new /state/n`
 
 // dumpable is a corsa whose containers CRIU can dump.
 type dumpable struct {
@@ -93,11 +96,11 @@ func (d *dumpable) image(name string) string { return filepath.Join(d.dir, name)
 // count is what the container of bundle has counted to.
 func (d *dumpable) count(bundle string) int {
 	d.t.Helper()
-	data, err := os.ReadFile(filepath.Join(bundle, "rootfs/state/n"))
+	text, err := os.Readlink(filepath.Join(bundle, "rootfs/state/n"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0
 	}
-	n, nerr := strconv.Atoi(strings.TrimSpace(string(data)))
+	n, nerr := strconv.Atoi(text)
 	if err = errors.Join(err, nerr); err != nil {
 		d.t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func TestManyFromOneRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	inside := func(id string) int {
-		n, _ := strconv.Atoi(strings.TrimSpace(d.ok("exec", id, "/bin/cat", "/state/n")))
+		n, _ := strconv.Atoi(strings.TrimSpace(d.ok("exec", id, "/bin/readlink", "/state/n")))
 		return n
 	}
 	d.mustDetach("run", "--detach", "--bundle", bundle, id)
