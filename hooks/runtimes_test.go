@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"corsa.dev/corsa/integration/containertest"
 )
 
 func (b *box) startRunc(t *testing.T) *running {
@@ -103,13 +105,17 @@ func (b *box) startPodman(t *testing.T) *running {
 		"--root", in("storage"), "--runroot", in("runroot"), "--tmpdir", in("podman"), "--storage-driver", "vfs",
 		"--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", path, "--hooks-dir", in("hooks.d"),
 	}
+	parent := b.id + "-parent" // podman's own would stay
 	t.Cleanup(func() {
 		if text, err := exec.Command("podman", append(engine, "rm", "--force", "--ignore", "--time", "0", b.id)...).CombinedOutput(); err != nil {
 			t.Errorf("podman rm: %v: %s", err, text)
 		}
 		unmountBelow(t, b.dir)
+		if err := containertest.RemoveCgroups(parent); err != nil {
+			t.Error(err)
+		}
 	})
-	args := append(engine, "run", "--name", b.id, "--network", "none")
+	args := append(engine, "run", "--name", b.id, "--cgroup-parent", "/"+parent, "--network", "none")
 	// Without these, podman asks for more than a machine without CAP_SYS_RESOURCE gives.
 	args = append(args, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 	if len(b.devices) > 0 {
