@@ -76,6 +76,9 @@ func (c *ctl) command() uint32 {
 // batches do.
 const spins = 20 * time.Microsecond
 
+// lookAlive is how long await goes without asking whether an answer can still come.
+const lookAlive = 50 * time.Millisecond
+
 // await waits until the agent has finished command number cmd.
 // A nil ctx.Done is not supported: a dead agent is only noticed through alive or ctx.
 func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
@@ -91,19 +94,21 @@ func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
 			break
 		}
 	}
-	ts := unix.NsecToTimespec(int64(50 * time.Millisecond))
-	for {
+	ts := unix.NsecToTimespec(int64(lookAlive))
+	for look := time.Now().Add(lookAlive); ; {
 		done := atomic.LoadUint32(word)
 		if done == cmd {
 			return nil
 		}
 		_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWait, uintptr(done),
 			uintptr(unsafe.Pointer(&ts)), 0, 0)
-		if e == 0 || errors.Is(e, unix.EAGAIN) || errors.Is(e, unix.EINTR) {
-			continue
-		}
-		if !errors.Is(e, unix.ETIMEDOUT) {
+		if e != 0 && !errors.Is(e, unix.EAGAIN) && !errors.Is(e, unix.EINTR) && !errors.Is(e, unix.ETIMEDOUT) {
 			return fmt.Errorf("wait for agent: %w", e)
+		}
+		// By the clock, not by the time-out: an agent whose page an instance has written over may wake us without end.
+		now := time.Now()
+		if now.Before(look) {
+			continue
 		}
 		if !alive() {
 			return fmt.Errorf("agent: %w", engine.ErrGone)
@@ -111,6 +116,7 @@ func (c *ctl) await(ctx context.Context, cmd uint32, alive func() bool) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("agent does not answer: %w", err)
 		}
+		look = now.Add(lookAlive)
 	}
 }
 
