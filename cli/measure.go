@@ -1,13 +1,11 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/measure"
 	"corsa.dev/corsa/spec"
@@ -53,28 +51,17 @@ func newMeasureCommand(g *globals) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if o.Corsa, err = os.Executable(); err != nil {
-				return err
-			}
-			o.Progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
-			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-			defer stop()
-			measured := measure.Run
-			if gate == spec.GateBinder {
+			measured, printTo := measure.Run, printMeasured
+			switch {
+			case gate == spec.GateBinder:
 				measured = measure.RunBinder
+			case o.Quick:
+				printTo = printQuick
 			}
-			report, err := measured(ctx, o)
-			if err != nil {
-				return err
-			}
-			if format.json() {
-				return printJSON(cmd.OutOrStdout(), report)
-			}
-			if report.Quick && gate != spec.GateBinder {
-				return printQuick(cmd.OutOrStdout(), report)
-			}
-			return printMeasured(cmd.OutOrStdout(), report)
+			return runMeasurement(cmd, format, printTo, func(ctx context.Context, corsa string, progress func(string)) (*measure.Report, error) {
+				o.Corsa, o.Progress = corsa, progress
+				return measured(ctx, o)
+			})
 		},
 	}
 	fl := cmd.Flags()

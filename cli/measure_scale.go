@@ -1,12 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
-	"os"
-	"os/signal"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"corsa.dev/corsa/runtime/measure"
 )
@@ -31,21 +29,10 @@ func newMeasureScaleCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if o.Corsa, err = os.Executable(); err != nil {
-				return err
-			}
-			o.Progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
-			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-			defer stop()
-			report, err := measure.RunScale(ctx, o)
-			if err != nil {
-				return err
-			}
-			if format.json() {
-				return printJSON(cmd.OutOrStdout(), report)
-			}
-			return printMeasured(cmd.OutOrStdout(), report)
+			return runMeasurement(cmd, format, printMeasured, func(ctx context.Context, corsa string, progress func(string)) (*measure.Report, error) {
+				o.Corsa, o.Progress = corsa, progress
+				return measure.RunScale(ctx, o)
+			})
 		},
 	}
 	cmd.Flags().IntVar(&o.Instances, "instances", 1000, "how many apps, each with an instance")
