@@ -1,7 +1,6 @@
 package containerd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"corsa.dev/corsa/integration/containertest"
 )
 
 // daemon is a containerd of our own.
@@ -102,14 +103,8 @@ type result struct {
 // run runs ctr to its end.
 func run(t *testing.T, args ...string) result {
 	t.Helper()
-	cmd := ctr(args...)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+	out, errOut, code := containertest.Run(t, ctr(args...))
+	return result{out, errOut, code}
 }
 
 // ok runs ctr, which must succeed, and returns what it prints, without space around it.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,34 +39,13 @@ func publicDir(t *testing.T) string {
 	if world.skip != "" {
 		t.Skip(world.skip)
 	}
-	dir, err := os.MkdirTemp(world.dir, "public")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range []string{world.dir, dir} {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-			t.Errorf("left beside the public socket: %v, %v", left, err)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	return containertest.PublicDir(t, world.dir)
 }
 
 // corsa runs a verb of corsa that must succeed.
 func corsa(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(world.bin, append([]string{"--root", world.state}, args...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("corsa %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
+	return containertest.Corsa(t, world.bin, world.state, args...)
 }
 
 func (s *service) expect(want string, uid int, command ...string) {

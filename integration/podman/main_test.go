@@ -195,13 +195,9 @@ func run(t *testing.T, args ...string) result {
 func feed(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	cmd := podman(args...)
-	var out, errOut bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+	cmd.Stdin = strings.NewReader(stdin)
+	out, errOut, code := containertest.Run(t, cmd)
+	return result{out, errOut, code}
 }
 
 // ok runs podman, which must succeed, and returns what it prints, without space around it.

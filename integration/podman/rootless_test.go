@@ -1,7 +1,6 @@
 package podman
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -76,13 +75,9 @@ func (r *rootless) run(args ...string) result {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + in("home"), "XDG_RUNTIME_DIR=" + in("run"), "CONTAINERS_CONF=" + in("containers.conf")}
 	cmd.Dir = in("home")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
 	cmd.WaitDelay = time.Second // podman leaves a process that holds its namespaces
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		r.t.Fatal(err)
-	}
-	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+	out, errOut, code := containertest.Run(r.t, cmd)
+	return result{out, errOut, code}
 }
 
 // end leaves nothing, the process that holds podman's namespaces included.
