@@ -134,6 +134,7 @@ func TestNoSystemd(t *testing.T) {
 	c := newCorsa(t)
 	dir := busyboxBundle(t, c, nil, "true")
 	c.fails(1, "systemd does not run on this host", "--systemd-cgroup", "create", "-b", dir, containerID(t))
+	c.fails(1, "systemd does not run on this host", "--systemd-cgroup", "restore", "-b", dir, "--image-path", dir, containerID(t))
 	if out := c.ok("list", "-q"); out != "" {
 		t.Errorf("it left %q", out)
 	}

@@ -46,27 +46,34 @@ type Options struct {
 
 var errNoSystemd = errors.New("--systemd-cgroup: systemd does not run on this host (there is no /run/systemd/system); without the flag corsa makes the cgroup itself")
 
+// bundleAndSpec are the bundle's absolute path and its configuration, if both can be used as the options say.
+func (o *Options) bundleAndSpec() (bundle string, spec *specs.Spec, err error) {
+	if bundle, err = filepath.Abs(o.Bundle); err != nil {
+		return "", nil, err
+	}
+	if spec = o.Spec; spec == nil {
+		if spec, err = LoadSpec(bundle); err != nil {
+			return "", nil, err
+		}
+	} else if err := checkSpec(spec); err != nil {
+		return "", nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
+	}
+	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
+		return "", nil, err
+	}
+	if o.SystemdCgroup && !systemd.IsRunningSystemd() {
+		return "", nil, errNoSystemd
+	}
+	return bundle, spec, nil
+}
+
 // Create makes the container and brings it to the point where Start executes its program. Whatever can be known
 // to be wrong before is an error here: a bad bundle (ErrInvalidBundle), a taken id (ErrExist), a program that does
 // not exist in the container. After an error nothing is left.
 func Create(ctx context.Context, o Options) (*Sandbox, error) {
-	bundle, err := filepath.Abs(o.Bundle)
+	bundle, spec, err := o.bundleAndSpec()
 	if err != nil {
 		return nil, err
-	}
-	spec := o.Spec
-	if spec == nil {
-		if spec, err = LoadSpec(bundle); err != nil {
-			return nil, err
-		}
-	} else if err := checkSpec(spec); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
-	}
-	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
-		return nil, err
-	}
-	if o.SystemdCgroup && !systemd.IsRunningSystemd() {
-		return nil, errNoSystemd
 	}
 	if o.Reaper && !mountsProc(spec) {
 		return nil, fmt.Errorf("%w %s: the reaper is executed through /proc; add a mount of type proc at /proc", ErrInvalidBundle, bundle)

@@ -51,19 +51,8 @@ type restoration struct {
 // Restore makes a container that goes on from an image, running. The same image may be restored under any number of ids,
 // each with a bundle of its own; a root that is read-only may be the same. After an error nothing is left.
 func Restore(ctx context.Context, o RestoreOptions) (*Sandbox, error) {
-	bundle, err := filepath.Abs(o.Bundle)
+	bundle, spec, err := o.bundleAndSpec()
 	if err != nil {
-		return nil, err
-	}
-	spec := o.Spec
-	if spec == nil {
-		if spec, err = LoadSpec(bundle); err != nil {
-			return nil, err
-		}
-	} else if err := checkSpec(spec); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidBundle, err)
-	}
-	if err := checkTerminal(spec.Process, &o.Stdio); err != nil {
 		return nil, err
 	}
 	manifest, err := criu.Open(o.CRIU.ImageDir)
