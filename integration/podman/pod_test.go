@@ -24,7 +24,7 @@ func TestPod(t *testing.T) {
 	p := pod(t, "--infra-image", imageBusybox, "--infra-command", "sleep 1000", "--share", "ipc,uts,net,pid", "--hostname", "inpod", "--network", "none")
 	in := func(name string, command ...string) {
 		t.Helper()
-		ok(t, words("run", "--detach", "--pod", p, "--name", p+"-"+name, imageBusybox, command)...)
+		ok(t, words("run", "--detach", "--cgroup-parent", "/"+world.cgroup, "--pod", p, "--name", p+"-"+name, imageBusybox, command)...)
 	}
 	in("one", "sh", "-c", "echo from-one | nc -l -p 7000")
 	in("two", "sleep", "1000")
@@ -44,6 +44,6 @@ func TestPod(t *testing.T) {
 
 func TestPodWithoutInfra(t *testing.T) {
 	p := pod(t, "--infra=false")
-	ok(t, "run", "--detach", "--pod", p, "--name", p+"-one", imageBusybox, "sleep", "1000")
+	ok(t, "run", "--detach", "--cgroup-parent", "/"+world.cgroup, "--pod", p, "--name", p+"-one", imageBusybox, "sleep", "1000")
 	prints(t, "Running", "pod", "inspect", "--format", "{{.State}}", p)
 }
