@@ -171,6 +171,12 @@ type Metered interface {
 	CPUTime() time.Duration
 }
 
+// Anchored is implemented by an Instance that has a process beside PID's which works for the engine while the instance is dormant.
+type Anchored interface {
+	// Anchor is that process' pid on the host.
+	Anchor() int
+}
+
 // Halter is implemented by an Instance whose parking has two parts, so that another one need not wait for the second, and which
 // runs on the sooner if it is activated before that. Between the two nothing else may be asked of it but what the transaction path
 // asks of a dormant one. All is called on the same OS thread, which the caller is locked to, and is on the transaction path.

@@ -110,8 +110,8 @@ func TestRun(t *testing.T) {
 		}
 	}
 	for row, n := range map[string]int{
-		"switch t_R, 1 MiB": 2, "pause t_C, 1 MiB": 1, "COW tax, 1 MiB": 3, "restore, 1 MiB": 1, "turn, 1 MiB": 2,
-		"dormant, unique, 1 MiB": 1, "switch t_R, threads": 2, "pause t_C, threads": 1, "restore, threads": 1,
+		"switch t_R, 1 MiB": 2, "pause t_C, 1 MiB": 2, "COW tax, 1 MiB": 3, "restore, 1 MiB": 1, "turn, 1 MiB": 2,
+		"dormant, unique, 1 MiB": 1, "switch t_R, threads": 2, "pause t_C, threads": 2, "restore, threads": 1,
 	} {
 		if have[row] != n {
 			t.Errorf("%d rows of %q, want %d", have[row], row, n)

@@ -90,6 +90,8 @@ const (
 	targetSwitch      = 2.5  // of a pipe ping-pong; one thread, pinned
 	targetPause       = 60   // µs above fork(); one thread
 	targetPauseMany   = 250  // µs above fork(); eight threads
+	targetPauseHuge   = 800  // µs; 512 MiB in huge pages
+	targetWritten     = 1600 // the same with 13 MiB written
 	targetGet         = 1.6  // of a GET without corsa
 	targetDirect      = 1.03 // the same, on a direct path
 	targetRestore     = 5000 // µs
@@ -109,7 +111,7 @@ func methods() []string {
 			"instance while it is active. Two instances take turns; parking is off the clock and stated beside it. " +
 			"Baseline: one byte through two pipes to cat and back.",
 		"pause t_C: park the instance, read its descriptors, duplicate its memory: until it could run again. total: until the " +
-			"engine returns, which is when the app goes on. Baseline: fork() by the same instance, in turns with the checkpoints.",
+			"engine returns. Baseline: fork() by the same instance, in turns with the checkpoints.",
 		"COW tax: a request that writes to so many pages, in an instance activated after a checkpoint, minus the same after parking " +
 			"alone. It includes the pages that the interpreter itself writes to.",
 		"GET: one connection of one client to redis-server under `corsa serve`, in turns with a redis-server without corsa; proxied, or " +

@@ -234,11 +234,16 @@ func (r *run) repeat(least, n int, f func() error) error {
 	return nil
 }
 
-// place moves the client and the instances of apps.
+// place moves the client and the instances of apps, with what works for the engine in them.
 func (r *run) place(cpu string, apps ...*app) error {
 	for _, a := range apps {
 		if err := a.shown(func() error { return r.cpus.process(cpu, a.in.PID()) }); err != nil {
 			return err
+		}
+		if in, ok := a.in.(engine.Anchored); ok {
+			if err := r.cpus.process(cpu, in.Anchor()); err != nil {
+				return err
+			}
 		}
 	}
 	return r.cpus.self(cpu)

@@ -41,6 +41,9 @@ type subject struct {
 	huge    spec.HugePages
 }
 
+// hugeService is the name of the service of 512 MiB in huge pages.
+const hugeService = "512 MiB huge"
+
 // startSubject starts a service and has the engine adopt it. name is what ParseService gives.
 func startSubject(ctx context.Context, dir, name string, e engine.Engine) (*subject, error) {
 	s := &subject{

@@ -251,6 +251,9 @@ func (in *instance) Addresses() []engine.Address {
 	return out
 }
 
+// Anchor implements engine.Anchored.
+func (in *instance) Anchor() int { return in.a.PID }
+
 // CPUTime implements engine.Metered.
 func (in *instance) CPUTime() time.Duration {
 	ns, ok := in.tracee.cpuTime()
