@@ -20,8 +20,9 @@ func newMeasureCommand(g *globals) *cobra.Command {
 		Use:   "measure [flags]",
 		Short: "Measure what private instances cost on this machine",
 		Long: "Measure starts services of several sizes, has them adopted and measures a change of app, a checkpoint, a restore\n" +
-			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about three\n" +
-			"minutes, needs python3 and redis-server, and removes everything that it made.\n\n" +
+			"and a redis behind `corsa serve`, each against what it can be compared with in the same run. A run takes about four\n" +
+			"minutes, needs python3 and redis-server, and removes everything that it made. A process of the same program is dumped and\n" +
+			"restored by CRIU beside that, if there is one.\n\n" +
 			"With --gate binder it measures calls through Binder instead: direct, through the gate in the kernel (engine kmod), which\n" +
 			"needs corsa.ko with its Binder gate, and through the broker (engine fork), and how many apps' calls a second there can be.\n" +
 			"That takes one to two minutes, in an emulated machine five or more, and needs binderfs.",
@@ -59,7 +60,7 @@ func newMeasureCommand(g *globals) *cobra.Command {
 				printTo = printQuick
 			}
 			return runMeasurement(cmd, format, printTo, func(ctx context.Context, corsa string, progress func(string)) (*measure.Report, error) {
-				o.Corsa, o.Progress = corsa, progress
+				o.Corsa, o.CRIU, o.Progress = corsa, g.CRIU, progress
 				return measured(ctx, o)
 			})
 		},

@@ -59,10 +59,16 @@ func measuredRow(r measure.Row) []string {
 		}
 		target = "≤ " + bound(r.Target) + " " + verdict
 	}
-	name := r.Name + ", " + r.Value.Unit
+	name, note := r.Name+", "+r.Value.Unit, r.Note
+	if r.Faster > 0 {
+		if note != "" {
+			note += "; "
+		}
+		note += number(r.Faster) + "× faster than CRIU"
+	}
 	return []string{
 		name, orDash(r.Engine), orDash(r.Service), r.CPU, number(r.Value.P50), number(r.Value.P99), number(r.Value.Min), strconv.Itoa(r.Value.N),
-		against, base, result, target, r.Note,
+		against, base, result, target, note,
 	}
 }
 

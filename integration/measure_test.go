@@ -18,7 +18,7 @@ func TestMeasure(t *testing.T) {
 			Name, Service string
 			Value         struct{ P50 float64 }
 		}
-		Method []string
+		Absent, Method []string
 	}
 	if err := json.Unmarshal([]byte(c.ok("measure", "--quick", "--service", "redis", "--apps", "2", "--json")), &report); err != nil {
 		t.Fatal(err)
@@ -34,6 +34,9 @@ func TestMeasure(t *testing.T) {
 		if !have[name] {
 			t.Errorf("no row %q in %+v", name, report.Rows)
 		}
+	}
+	if absent := strings.Join(report.Absent, " "); have["CRIU restore"] == strings.Contains(absent, "CRIU") {
+		t.Errorf("CRIU is in the report: %v; absent: %q", have["CRIU restore"], absent)
 	}
 	if len(report.Method) == 0 {
 		t.Error("it does not say how it measured")

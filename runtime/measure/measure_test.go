@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"corsa.dev/corsa/runtime/criu"
 )
 
 func TestParseService(t *testing.T) {
@@ -120,7 +122,7 @@ func TestRun(t *testing.T) {
 	if !slices.IsSortedFunc(r.Rows, func(a, b Row) int { return rank(a.Name) - rank(b.Name) }) {
 		t.Error("rows of one quantity are apart")
 	}
-	if len(steps) < len(have) || len(r.Method) == 0 || r.Took <= 0 {
+	if len(steps) < 10 || len(r.Method) == 0 || r.Took <= 0 {
 		t.Errorf("steps %q, method %q, took %v", steps, r.Method, r.Took)
 	}
 }
@@ -144,5 +146,67 @@ func TestRunGivenUp(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// fakeCRIU says its version, and nothing else.
+func fakeCRIU(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "criu")
+	script := "#!/bin/sh\n[ \"$1\" = --version ] && echo Version: 4.2.1\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCRIUIsBeside(t *testing.T) {
+	program, err := criu.Find("")
+	if err != nil {
+		t.Skip(err)
+	}
+	emptyAfter(t)
+	r, err := Run(t.Context(), Options{Services: []string{"1"}, Apps: 2, Quick: true, CRIU: program.Path, budget: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]Row{}
+	for _, row := range r.Rows {
+		rows[row.Name] = row
+	}
+	for _, name := range []string{rowDump, rowFrozen, rowDumpEnd, rowUndump} {
+		if row := rows[name]; row.Value.N != dumpRounds || row.Value.Min <= 0 || row.Engine != "" {
+			t.Errorf("%s is %+v; absent: %q", name, row, r.Absent)
+		}
+	}
+	if whole, stopped := rows[rowDump].Value, rows[rowFrozen].Value; stopped.Min >= whole.P99 {
+		t.Errorf("stopped for %+v in a dump of %+v", stopped, whole)
+	}
+	for name, than := range map[string]string{rowPause: rowFrozen, rowRestore: rowUndump, rowSpare: rowUndump} {
+		if got, want := rows[name].Faster, rows[than].Value.P50/rows[name].Value.P50; got != want {
+			t.Errorf("%s is %v times faster, want %v", name, got, want)
+		}
+	}
+}
+
+// A CRIU that cannot do it is said to, and one that is named and missing is an error at once.
+func TestCRIUThatIsOfNoUse(t *testing.T) {
+	path := fakeCRIU(t)
+	emptyAfter(t)
+	r, err := Run(t.Context(), Options{Services: []string{"1"}, Apps: 2, Quick: true, CRIU: path, budget: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Absent) != 1 || !strings.HasPrefix(r.Absent[0], "CRIU, 1 MiB: "+criu.ErrCRIU.Error()) {
+		t.Errorf("absent: %q", r.Absent)
+	}
+	for _, row := range r.Rows {
+		if row.Faster != 0 || row.Name == rowDump {
+			t.Errorf("row %+v", row)
+		}
+	}
+	_, err = Run(t.Context(), Options{CRIU: path + "-none", Progress: func(s string) { t.Errorf("it has begun: %s", s) }})
+	if !errors.Is(err, criu.ErrNotFound) {
+		t.Errorf("got %v", err)
 	}
 }

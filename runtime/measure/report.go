@@ -28,10 +28,11 @@ type Row struct {
 	Value    Dist            `json:"value"`
 	Parts    map[string]Dist `json:"parts,omitempty"` // what Value was made of
 	Baseline *Baseline       `json:"baseline,omitempty"`
-	Relation string          `json:"relation,omitempty"` // "ratio" or "excess": what Result is
-	Result   float64         `json:"result,omitempty"`   // of the p50: a ratio, or an excess in Value's unit
-	Target   float64         `json:"target,omitempty"`   // the most that Result, or without one the p50, should be; 0: none
-	Met      bool            `json:"met,omitempty"`      // only where there is a target
+	Relation string          `json:"relation,omitempty"`       // "ratio" or "excess": what Result is
+	Result   float64         `json:"result,omitempty"`         // of the p50: a ratio, or an excess in Value's unit
+	Target   float64         `json:"target,omitempty"`         // the most that Result, or without one the p50, should be; 0: none
+	Met      bool            `json:"met,omitempty"`            // only where there is a target
+	Faster   float64         `json:"fasterThanCRIU,omitempty"` // how many times, for the same program as a process of the host
 	Note     string          `json:"note,omitempty"`
 }
 
@@ -127,6 +128,9 @@ func methods() []string {
 			"written to since the last checkpoint, which is kept.",
 		"restore: end the instance, by SIGKILL or with kmod by abort or exit, wait for its death, branch the newest checkpoint with its connection, activate, and have a " +
 			"reply on that connection. Clearing away the dead instance is not included. restore, spare: the branch was made before.",
+		"CRIU: a process of the same program that is in no container is dumped by CRIU, left running, dumped so that it ends, and restored, into and from " +
+			"memory, by a CRIU that is started each time; until it is done. stopped: how long the process could not run meanwhile. " +
+			"faster than CRIU: for a pause that in place of the pause, for a restore CRIU's in place of ours.",
 		"new app: branch the base, connect and have a first reply; with a spare the branch was made before.",
 	}
 }

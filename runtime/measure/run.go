@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"corsa.dev/corsa/runtime/criu"
 	"corsa.dev/corsa/runtime/engine"
 	"corsa.dev/corsa/runtime/engine/fork"
 	"corsa.dev/corsa/runtime/engine/kmod"
@@ -26,6 +27,7 @@ type Options struct {
 	Apps     int           // most apps at once, at least 2; 0: 1000, or 16 in a quick run
 	Quick    bool          // a run of some seconds
 	Corsa    string        // path of the corsa program, for what goes through `corsa serve`
+	CRIU     string        // for criu.Find; may be ""
 	Progress func(string)  // told of each step before it begins; may be nil
 	budget   time.Duration // for one loop
 }
@@ -112,6 +114,7 @@ type run struct {
 	cpus   *affinity
 	report *Report
 	engine engine.Engine // that is being measured
+	criu   criu.Program  // to compare with; none if it has no path
 }
 
 // Run measures until done. What it started is gone when it returns. It takes seconds to minutes, and needs root.
@@ -133,6 +136,9 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, err
 	}
 	if r.cpus, err = newAffinity(); err != nil {
+		return nil, err
+	}
+	if err := r.findCRIU(); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.cpus.self(AnyCPU)) }()
@@ -204,6 +210,11 @@ func (r *run) service(name string, first bool) (err error) {
 			return fmt.Errorf("service %s: %w", s.name, err)
 		}
 	}
+	if r.engine.Name() == fork.New().Name() && (!r.Quick || first || name == "redis") {
+		if err := r.peers(s, name); err != nil {
+			return fmt.Errorf("service %s: CRIU: %w", s.name, err)
+		}
+	}
 	return nil
 }
 
@@ -266,6 +277,10 @@ const (
 	rowFirst   = "new app"
 	rowReady   = "new app, spare"
 	rowWritten = "pause t_C, 13 MiB written"
+	rowDump    = "CRIU dump"
+	rowFrozen  = "CRIU dump, stopped"
+	rowDumpEnd = "CRIU dump, it ends"
+	rowUndump  = "CRIU restore"
 	rowSwap    = "swap in the kernel"
 	rowSwapMM  = "of it the memory"
 	rowKernel  = "activate in the kernel"
@@ -286,7 +301,7 @@ const (
 
 func rank(name string) int {
 	return slices.Index([]string{
-		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowTax, rowRestore, rowSpare, rowFirst, rowReady, rowGet, rowGetBox, rowGetTurn, rowVisit, rowTurn, rowDormant, rowUnique,
+		rowNull, rowPipe, rowSwitch, rowSwap, rowSwapMM, rowKernel, rowPause, rowWritten, rowDump, rowFrozen, rowDumpEnd, rowTax, rowRestore, rowSpare, rowUndump, rowFirst, rowReady, rowGet, rowGetBox, rowGetTurn, rowVisit, rowTurn, rowDormant, rowUnique,
 	}, strings.TrimSuffix(name, handedOver))
 }
 

@@ -24,13 +24,15 @@ import (
 //go:embed service.py
 var pythonService string
 
-// subject is an adopted service.
+// subject is a service, adopted by an engine if it has one.
 type subject struct {
 	name    string
 	threads int
 	sized   bool // speaks the protocol of service.py
 	dir     string
+	path    string // of its socket
 	cmd     *exec.Cmd
+	proc    *os.Process // nil: not started
 	engine  engine.Engine
 	svc     engine.Service
 	echo    []byte // a request that changes nothing
@@ -44,16 +46,28 @@ type subject struct {
 // hugeService is the name of the service of 512 MiB in huge pages.
 const hugeService = "512 MiB huge"
 
-// startSubject starts a service and has the engine adopt it. name is what ParseService gives.
+// startSubject starts a service and has the engine adopt it, if that is not nil. name is what ParseService gives.
 func startSubject(ctx context.Context, dir, name string, e engine.Engine) (*subject, error) {
+	s := newSubject(dir, name, e)
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	err := s.start(ctx)
+	if err == nil && e != nil {
+		err = s.adopt(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("service %s: %w", s.name, err), s.close())
+	}
+	return s, nil
+}
+
+func newSubject(dir, name string, e engine.Engine) *subject {
 	s := &subject{
 		name: name, engine: e, dir: filepath.Join(dir, name), threads: 1, sized: true, echo: operation('e', 0), reply: 16,
 		crash: operation('x', 0),
 	}
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(s.dir, "s.sock")
+	s.path = filepath.Join(s.dir, "s.sock")
 	mib, vmas := "16", "0"
 	kind, number, _ := strings.Cut(name, "=")
 	switch kind {
@@ -78,14 +92,12 @@ func startSubject(ctx context.Context, dir, name string, e engine.Engine) (*subj
 	if n, err := strconv.Atoi(mib); err == nil && s.sized { // ParseService has seen to that
 		s.pages = n << 20 / os.Getpagesize()
 	}
-	s.cmd = exec.Command("python3", "-c", pythonService, path, mib, strconv.Itoa(s.threads), vmas)
+	s.cmd = exec.Command("python3", "-c", pythonService, s.path, mib, strconv.Itoa(s.threads), vmas)
 	if !s.sized {
-		s.cmd = redisCommand(path, s.dir)
+		s.cmd = redisCommand(s.path, s.dir)
 	}
-	if err := s.start(ctx, path); err != nil {
-		return nil, errors.Join(fmt.Errorf("service %s: %w", s.name, err), s.close())
-	}
-	return s, nil
+	s.cmd.Dir = s.dir
+	return s
 }
 
 func redisCommand(path, dir string) *exec.Cmd {
@@ -93,35 +105,51 @@ func redisCommand(path, dir string) *exec.Cmd {
 		"--dir", dir, "--enable-debug-command", "yes")
 }
 
-// startLimit is how long a service may take until it answers and is adopted.
+// startLimit is how long a service may take until it answers, and until it is adopted.
 const startLimit = 30 * time.Second
 
-func (s *subject) start(ctx context.Context, path string) error {
-	s.cmd.Dir = s.dir
+// start runs the service until it answers.
+func (s *subject) start(ctx context.Context) error {
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
+	s.proc = s.cmd.Process
+	if err := s.answers(ctx, !s.sized); err != nil {
+		return fmt.Errorf("it does not answer: %w", err)
+	}
+	return nil
+}
+
+// answers waits until the service has answered and closed the connection again. It may have to fill itself before.
+func (s *subject) answers(ctx context.Context, empty bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("%s is not ready after %v", s.cmd.Path, startLimit))
 	defer cancel()
-	c, err := dialPath(ctx, path)
-	if err == nil && !s.sized {
+	c, err := dialPath(ctx, s.path)
+	if err != nil {
+		return err
+	}
+	if empty {
 		err = c.populate()
 	}
 	if err == nil {
 		err = c.ask(s.echo, s.reply)
 	}
-	if err != nil {
-		return fmt.Errorf("it does not answer: %w", err)
-	}
 	c.close()
-	// The service has to have closed its end, or it has a connection that nobody can name.
-	if err := awaitClosed(ctx, s.cmd.Process.Pid); err != nil {
+	if err != nil {
 		return err
 	}
+	// The service has to have closed its end, or it has a connection that nobody can name.
+	return awaitClosed(ctx, s.proc.Pid)
+}
+
+// adopt puts the service under the engine.
+func (s *subject) adopt(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("%s is not adopted after %v", s.cmd.Path, startLimit))
+	defer cancel()
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
 	s.svc, err = s.engine.Adopt(ctx, engine.Target{
-		PID: s.cmd.Process.Pid, Listeners: []engine.Address{{Network: "unix", Address: path}}, Dir: s.dir, Log: logrus.NewEntry(quiet),
+		PID: s.proc.Pid, Listeners: []engine.Address{{Network: "unix", Address: s.path}}, Dir: s.dir, Log: logrus.NewEntry(quiet),
 		HugePages: s.huge,
 	})
 	return err
@@ -160,9 +188,9 @@ func (s *subject) close() error {
 	if s.svc != nil {
 		err = s.svc.Destroy()
 	}
-	if s.cmd.Process != nil {
-		_ = s.cmd.Process.Kill() // it may be dead and reaped already
-		_ = s.cmd.Wait()
+	if s.proc != nil {
+		_ = s.proc.Kill() // it may be dead and reaped already
+		_, _ = s.proc.Wait()
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
