@@ -23,6 +23,9 @@ type Capturer struct {
 	Private    *Private // the private directories; nil: there are none
 	Binder     string   // path, here, of the Binder device that may be open; "": none
 
+	// Table and Info are /proc/PID/fd and fdinfo, open, which stay the caller's; 0: Run opens them.
+	Table, Info int
+
 	binder   unix.Stat_t
 	dir      int // /proc/PID/fd
 	infoDir  int // /proc/PID/fdinfo
@@ -37,14 +40,20 @@ type Capturer struct {
 // has ended gives engine.ErrGone.
 func (c *Capturer) Run() (*Plan, error) {
 	var err error
-	if c.dir, err = openDir(c.PID, "fd"); err != nil {
-		return nil, err
+	if c.dir = c.Table; c.dir == 0 {
+		if c.dir, err = openDir(c.PID, "fd"); err != nil {
+			return nil, err
+		}
+		defer unix.Close(c.dir)
+	} else if _, err := unix.Seek(c.dir, 0, unix.SEEK_SET); err != nil {
+		return nil, gone(c.PID, err)
 	}
-	defer unix.Close(c.dir)
-	if c.infoDir, err = openDir(c.PID, "fdinfo"); err != nil {
-		return nil, err
+	if c.infoDir = c.Info; c.infoDir == 0 {
+		if c.infoDir, err = openDir(c.PID, "fdinfo"); err != nil {
+			return nil, err
+		}
+		defer unix.Close(c.infoDir)
 	}
-	defer unix.Close(c.infoDir)
 	if c.Binder != "" {
 		if err := unix.Stat(c.Binder, &c.binder); err != nil {
 			return nil, fmt.Errorf("binder device %s: %w", c.Binder, err)

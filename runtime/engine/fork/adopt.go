@@ -277,7 +277,9 @@ func (ad *adoption) capture(ctx context.Context) (*anchor, error) {
 		ad.threads = append(ad.threads, th.state)
 	}
 	leaderFirst(ad.threads, ad.leader().state.TID)
-	g := parkedGroup{t: ad.tracee, arena: ad.arena, limit: provisional, seccomp: ad.seccomp}
+	files := procFiles{pid: ad.t.PID}
+	defer files.close()
+	g := parkedGroup{t: ad.tracee, arena: ad.arena, limit: provisional, seccomp: ad.seccomp, files: &files}
 	var err error
 	if ad.signals, err = g.readSignals(ad.threads); err != nil {
 		return nil, err

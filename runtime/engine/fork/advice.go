@@ -163,9 +163,16 @@ func (a *anchor) advise(ctx context.Context, v *advice) error {
 
 // mappedBytes reads the size of a process' address space.
 func mappedBytes(pid int) (uint64, error) {
-	b, err := readProc(fmt.Sprintf("/proc/%d/statm", pid), nil)
+	p := procFiles{pid: pid}
+	defer p.close()
+	return p.mappedBytes()
+}
+
+func (p *procFiles) mappedBytes() (uint64, error) {
+	var text [128]byte
+	b, err := p.read(procStatm, text[:0])
 	if err != nil {
-		return 0, gone(pid, err)
+		return 0, gone(p.pid, err)
 	}
 	pages, _, _ := bytes.Cut(b, []byte(" "))
 	n, err := strconv.ParseUint(string(pages), 10, 64)
@@ -174,12 +181,12 @@ func mappedBytes(pid int) (uint64, error) {
 
 // mappedWhileForking is the same of a process in which a mapping may be replaced by another meanwhile, as its anchor's fork does:
 // then it is smaller for an instant.
-func mappedWhileForking(pid int) (uint64, error) {
-	a, err := mappedBytes(pid)
+func (p *procFiles) mappedWhileForking() (uint64, error) {
+	a, err := p.mappedBytes()
 	if err != nil {
 		return 0, err
 	}
-	b, err := mappedBytes(pid)
+	b, err := p.mappedBytes()
 	return max(a, b), err
 }
 

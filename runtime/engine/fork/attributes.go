@@ -100,8 +100,14 @@ func (a *anchor) timerSlack() string {
 
 // limitsText reads /proc/PID/limits: prlimit(2) on a foreign process would take CAP_SYS_RESOURCE.
 func limitsText(pid int) ([]byte, error) {
-	b, err := readProc(fmt.Sprintf("/proc/%d/limits", pid), nil)
-	return b, gone(pid, err)
+	p := procFiles{pid: pid}
+	defer p.close()
+	return p.limitsText()
+}
+
+func (p *procFiles) limitsText() ([]byte, error) {
+	b, err := p.read(procLimits, make([]byte, 0, 2048))
+	return b, gone(p.pid, err)
 }
 
 func parseLimits(text []byte) (out []unix.Rlimit, err error) {

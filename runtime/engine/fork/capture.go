@@ -14,7 +14,8 @@ type capturer struct {
 	shared     []string
 	private    *fdplan.Private
 	binder     *engine.Broker
-	binderPID  int // who has opened the device
+	binderPID  int        // who has opened the device
+	files      *procFiles // nil: none are kept
 
 	open func(fd int) bool // set by run: whether the process has the descriptor, in the plan or not
 }
@@ -24,6 +25,17 @@ func (c *capturer) run() (*plan, error) {
 	r := fdplan.Capturer{
 		PID: c.pid, PIDFD: c.pidfd, Listeners: c.listeners, Declared: c.declared, Conns: c.conns, Shared: c.shared,
 		Private: c.private,
+	}
+	if c.files != nil {
+		var err error
+		if r.Table, err = c.files.open(procFD); err != nil {
+			return nil, gone(c.pid, err)
+		}
+		defer c.files.done(procFD, r.Table)
+		if r.Info, err = c.files.open(procFDInfo); err != nil {
+			return nil, gone(c.pid, err)
+		}
+		defer c.files.done(procFDInfo, r.Info)
 	}
 	if c.binder != nil {
 		r.Binder = c.binder.Device

@@ -93,7 +93,7 @@ func (c *checkpoint) still(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, e)
 	}()
-	if c.shared, err = sharedAnonymous(in.leader.PID, in.a.arena); err != nil {
+	if c.shared, err = in.proc.sharedAnonymous(in.a.arena); err != nil {
 		return err
 	}
 	if c.pages, err = c.s.files.privatePages(in.leader.PID); err != nil {
@@ -201,6 +201,7 @@ func (c *checkpoint) read() error {
 	r := capturer{
 		pid: in.leader.PID, pidfd: in.leader.pidfd, listeners: in.listenerInodes(), conns: c.conns, shared: c.s.target.Shared,
 		binder: c.s.target.Broker, binderPID: in.a.PID,
+		files: &in.proc,
 	}
 	var err error
 	if c.plan, c.use, err = r.runWith(c.s.files, in.a.PID); err != nil {
@@ -212,14 +213,14 @@ func (c *checkpoint) read() error {
 	}
 	c.threads = in.threadStates()
 	c.captured = slices.Clone(c.threads)
-	if c.mapped, err = mappedWhileForking(in.leader.PID); err != nil {
+	if c.mapped, err = in.proc.mappedWhileForking(); err != nil {
 		return err
 	}
 	if c.signals, err = in.readSignals(c.captured); err != nil {
 		return err
 	}
 	in.tracee.whole = c.plan.ordersSignals() || c.signals.ordered()
-	if c.limits, err = limitsText(in.leader.PID); err != nil {
+	if c.limits, err = in.proc.limitsText(); err != nil {
 		return err
 	}
 	c.timing.Capture = time.Since(begun)

@@ -40,6 +40,7 @@ type instance struct {
 
 	tracee *tracee
 	parker parker
+	proc   procFiles // of the leader
 	active atomic.Bool
 	halted bool         // dormant, but only stopped: Settle has yet to be called
 	due    atomic.Int64 // when the first wait of a dormant instance has to time out, of monotonic; 0: none has to
@@ -84,7 +85,7 @@ func (in *instance) follow(threads []threadState, find func(*tracee, []threadSta
 	if in.tracee, err = newTracee(in.leader.PID); err != nil {
 		return err
 	}
-	in.tracee.arena = in.a.arena
+	in.tracee.arena, in.proc.pid = in.a.arena, in.leader.PID
 	if in.s.seccomp {
 		in.tracee.options = unix.PTRACE_O_SUSPEND_SECCOMP
 	}
@@ -291,6 +292,7 @@ func (in *instance) Kill() error {
 
 // release frees what the engine holds; the processes live on.
 func (in *instance) release() {
+	in.proc.close()
 	in.leader.close()
 	in.initp.close()
 	in.a.release()
@@ -353,7 +355,7 @@ func (in *instance) intact() error {
 func (in *instance) readSignals(states []threadState) (*signals, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	g := parkedGroup{t: in.tracee, arena: in.a.arena, side: in.a.side, seccomp: in.s.seccomp}
+	g := parkedGroup{t: in.tracee, arena: in.a.arena, side: in.a.side, seccomp: in.s.seccomp, files: &in.proc}
 	return g.readSignals(states)
 }
 

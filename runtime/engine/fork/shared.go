@@ -29,16 +29,23 @@ const (
 // sharedAnonymous lists the shared anonymous mappings of a process but those in the arena: fork would leave them shared
 // with the child. It is part of a checkpoint's pause.
 func sharedAnonymous(pid int, own arena) ([]mapping, error) {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/maps", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	p := procFiles{pid: pid}
+	defer p.close()
+	return p.sharedAnonymous(own)
+}
+
+// sharedAnonymous is the same for a process whose files are kept open.
+func (p *procFiles) sharedAnonymous(own arena) ([]mapping, error) {
+	fd, err := p.open(procMaps)
 	if err != nil {
-		return nil, gone(pid, err)
+		return nil, gone(p.pid, err)
 	}
-	defer unix.Close(fd)
+	defer p.done(procMaps, fd)
 	out, err := queryShared(fd, own)
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-		return listShared(pid, own)
+		return listShared(p.pid, own)
 	}
-	return out, gone(pid, err)
+	return out, gone(p.pid, err)
 }
 
 // queryShared asks for the mappings that matter. A file with all of them would take the kernel longer to write than

@@ -62,12 +62,13 @@ type parkedGroup struct {
 	side    int
 	limit   int64 // seconds, for provisional parking
 	seccomp bool
+	files   *procFiles
 }
 
 // readSignals reads what the group has pending and what timers it has, and the threads' own pending signals into states. It
 // stops nothing unless there is something: the threads have noted whether there is.
 func (g *parkedGroup) readSignals(states []threadState) (*signals, error) {
-	timers, err := listTimers(g.t.pid)
+	timers, err := listTimers(g.files)
 	if err != nil {
 		return nil, err
 	}

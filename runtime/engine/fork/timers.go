@@ -40,9 +40,10 @@ const (
 // object names the timer in a refusal.
 func (t *posixTimer) object() string { return fmt.Sprintf("timer %d (POSIX, clock %d)", t.ID, t.Clock) }
 
-// listTimers reads /proc/PID/timers, which does not tell when a timer expires. TID is that of the caller's pid namespace.
-func listTimers(pid int) ([]posixTimer, error) {
-	text, err := readProc(fmt.Sprintf("/proc/%d/timers", pid), nil)
+// listTimers reads the process' timers file, which does not tell when a timer expires. TID is that of the caller's pid namespace.
+func listTimers(files *procFiles) ([]posixTimer, error) {
+	pid := files.pid
+	text, err := files.read(procTimers, nil)
 	if errors.Is(err, fs.ErrNotExist) && !isDead(pid) {
 		return nil, nil // a kernel without CONFIG_CHECKPOINT_RESTORE; check.Process says so
 	}
